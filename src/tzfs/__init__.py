@@ -1,0 +1,1 @@
+"""tzfs: a filesystem with time travel."""

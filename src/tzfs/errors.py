@@ -1,0 +1,169 @@
+"""What can go wrong, as classes: each knows its one errno.
+
+    TzfsError                  anything tzfs raises on purpose
+    ├── FsError                a file operation was refused: the errno goes to the program that asked
+    │   ├── NoEntry            ENOENT        ├── NotDirectory       ENOTDIR
+    │   │   └── SnapshotMissing              ├── IsDirectory        EISDIR
+    │   ├── Stale              ESTALE        ├── NotEmpty           ENOTEMPTY
+    │   ├── Exists             EEXIST        ├── NameTooLong        ENAMETOOLONG
+    │   ├── NotPermitted       EPERM         ├── TooManyLinks       EMLINK
+    │   ├── AccessDenied       EACCES        ├── FileTooBig         EFBIG
+    │   ├── ReadOnly           EROFS         ├── NoSpace            ENOSPC
+    │   ├── CrossDevice        EXDEV         ├── NoAttribute        ENODATA
+    │   ├── Invalid            EINVAL        ├── NotSupported       EOPNOTSUPP
+    │   ├── Busy               EBUSY         ├── AttributeTooBig    E2BIG
+    │   ├── AttributeRange     ERANGE        ├── BadHandle          EBADF
+    │   └── InputOutput        EIO
+    │       └── CorruptRecord  bytes in the store that cannot be what was written
+    └── StoreError             the store itself cannot serve: open, lock, disk
+        ├── StoreLocked        another process has the database open
+        ├── StoreMissing       there is no database where one was expected
+        ├── StoreCorrupt       the engine found bytes that fail their checksum        EIO
+        ├── StoreFull          the host's disk is full                                ENOSPC
+        ├── NotFormatted       a database without a superblock
+        └── NewerFormat        written by a later tzfs
+
+A bug is none of these: it surfaces as whatever Python raises, is logged with its traceback, and
+becomes EIO at the one boundary in `tzfs.fuse.operations`.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+from typing import ClassVar
+
+
+class TzfsError(Exception):
+    """Anything that tzfs raises on purpose; `errno` is what a system call would report."""
+
+    errno: ClassVar[int] = _errno.EIO
+
+
+class FsError(TzfsError):
+    """A file operation that was refused; nothing was changed."""
+
+
+class NoEntry(FsError):
+    errno = _errno.ENOENT
+
+
+class SnapshotMissing(NoEntry):
+    """No snapshot has that txn or label (any more)."""
+
+
+class Stale(FsError):
+    errno = _errno.ESTALE
+
+
+class Exists(FsError):
+    errno = _errno.EEXIST
+
+
+class NotPermitted(FsError):
+    errno = _errno.EPERM
+
+
+class AccessDenied(FsError):
+    errno = _errno.EACCES
+
+
+class ReadOnly(FsError):
+    errno = _errno.EROFS
+
+
+class CrossDevice(FsError):
+    errno = _errno.EXDEV
+
+
+class Invalid(FsError):
+    errno = _errno.EINVAL
+
+
+class Busy(FsError):
+    errno = _errno.EBUSY
+
+
+class NotDirectory(FsError):
+    errno = _errno.ENOTDIR
+
+
+class IsDirectory(FsError):
+    errno = _errno.EISDIR
+
+
+class NotEmpty(FsError):
+    errno = _errno.ENOTEMPTY
+
+
+class NameTooLong(FsError):
+    errno = _errno.ENAMETOOLONG
+
+
+class TooManyLinks(FsError):
+    errno = _errno.EMLINK
+
+
+class FileTooBig(FsError):
+    errno = _errno.EFBIG
+
+
+class NoSpace(FsError):
+    """The quota, the inode limit or the host's disk is exhausted."""
+
+    errno = _errno.ENOSPC
+
+
+class NoAttribute(FsError):
+    errno = _errno.ENODATA
+
+
+class NotSupported(FsError):
+    errno = _errno.EOPNOTSUPP
+
+
+class AttributeTooBig(FsError):
+    errno = _errno.E2BIG
+
+
+class AttributeRange(FsError):
+    errno = _errno.ERANGE
+
+
+class BadHandle(FsError):
+    errno = _errno.EBADF
+
+
+class InputOutput(FsError):
+    errno = _errno.EIO
+
+
+class CorruptRecord(InputOutput):
+    """Stored bytes that no version of tzfs can have written under that key."""
+
+
+class StoreError(TzfsError):
+    """The engine below cannot do what was asked; `errno` is what a file operation then reports."""
+
+
+class StoreLocked(StoreError):
+    errno = _errno.EBUSY
+
+
+class StoreMissing(StoreError):
+    errno = _errno.ENOENT
+
+
+class StoreCorrupt(StoreError):
+    errno = _errno.EIO
+
+
+class StoreFull(StoreError):
+    errno = _errno.ENOSPC
+
+
+class NotFormatted(StoreError):
+    errno = _errno.EINVAL
+
+
+class NewerFormat(StoreError):
+    errno = _errno.EINVAL
