@@ -15,13 +15,31 @@
     │   ├── AttributeRange     ERANGE        ├── BadHandle          EBADF
     │   └── InputOutput        EIO
     │       └── CorruptRecord  bytes in the store that cannot be what was written
-    └── StoreError             the store itself cannot serve: open, lock, disk
-        ├── StoreLocked        another process has the database open
-        ├── StoreMissing       there is no database where one was expected
-        ├── StoreCorrupt       the engine found bytes that fail their checksum        EIO
-        ├── StoreFull          the host's disk is full                                ENOSPC
-        ├── NotFormatted       a database without a superblock
-        └── NewerFormat        written by a later tzfs
+    ├── StoreError             the store itself cannot serve: open, lock, disk
+    │   ├── StoreLocked        another process has the database open
+    │   ├── StoreMissing       there is no database where one was expected
+    │   ├── StoreCorrupt       the engine found bytes that fail their checksum        EIO
+    │   ├── StoreFull          the host's disk is full                                ENOSPC
+    │   ├── NotFormatted       a database without a superblock
+    │   └── NewerFormat        written by a later tzfs
+    ├── CatalogError           a command on a store or a filesystem of it was refused
+    │   ├── NotAStore          a directory that tzfs did not make, or none            ENOENT
+    │   ├── NewerCatalog       a store of a later tzfs
+    │   ├── CatalogBroken      the catalog cannot be read or written                  EIO
+    │   ├── InvalidName        not [NAMESPACE/]NAME
+    │   ├── UnknownFilesystem  no filesystem has that name                            ENOENT
+    │   ├── NameTaken          another filesystem has it                              EEXIST
+    │   ├── WrongStatus        running, archived or deleted: not the one this needs
+    │   ├── Mounted            this needs an unmounted filesystem, or a mounted one   EBUSY
+    │   └── CheckFailed        an invariant does not hold                             EIO
+    ├── MountError             the mount itself failed
+    │   ├── MountpointMissing  the directory is not there                             ENOENT
+    │   ├── MountpointBusy     not empty, or something is mounted there               EBUSY
+    │   └── FuseMissing        no /dev/fuse, no right to it, or no fusermount3        ENODEV
+    └── ControlError           a daemon was asked and gave no usable answer
+        └── DaemonGone         nobody listens on the control socket (any more)        ENOTCONN
+
+The texts of the last three families are for a person: what is wrong, and what to do.
 
 A bug is none of these: it surfaces as whatever Python raises, is logged with its traceback, and
 becomes EIO at the one boundary in `tzfs.fuse.operations`.
@@ -167,3 +185,69 @@ class NotFormatted(StoreError):
 
 class NewerFormat(StoreError):
     errno = _errno.EINVAL
+
+
+class CatalogError(TzfsError):
+    """A command was refused and changed nothing; the text says what to do instead."""
+
+    errno = _errno.EINVAL
+
+
+class NotAStore(CatalogError):
+    errno = _errno.ENOENT
+
+
+class NewerCatalog(CatalogError):
+    pass
+
+
+class CatalogBroken(CatalogError):
+    errno = _errno.EIO
+
+
+class InvalidName(CatalogError):
+    pass
+
+
+class UnknownFilesystem(CatalogError):
+    errno = _errno.ENOENT
+
+
+class NameTaken(CatalogError):
+    errno = _errno.EEXIST
+
+
+class WrongStatus(CatalogError):
+    pass
+
+
+class Mounted(CatalogError):
+    errno = _errno.EBUSY
+
+
+class CheckFailed(CatalogError):
+    errno = _errno.EIO
+
+
+class MountError(TzfsError):
+    """A filesystem could not be mounted, or unmounted."""
+
+
+class MountpointMissing(MountError):
+    errno = _errno.ENOENT
+
+
+class MountpointBusy(MountError):
+    errno = _errno.EBUSY
+
+
+class FuseMissing(MountError):
+    errno = _errno.ENODEV
+
+
+class ControlError(TzfsError):
+    """The daemon's answer is not one, or it refused the question as such."""
+
+
+class DaemonGone(ControlError):
+    errno = _errno.ENOTCONN
