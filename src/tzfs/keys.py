@@ -23,6 +23,7 @@ cold. Integers are big-endian, so byte order is numeric order; names come last a
     S, txn:8                                   snapshot: time and labels
     O, inode:8                                 orphan: the txn in which its last name went
     D, content:8                               dead content: the txn in which its last user let go
+    P, txn:8                                   a deleted snapshot whose records are not pruned yet
     R                                          a rollback under way: its goal
 
 A directory's entries share (E, parent), so one bounded scan lists it, in the order of the cookie:
@@ -224,12 +225,17 @@ def dead_content(content: int) -> bytes:
     return _META.pack(b"mD", content)
 
 
+def pruning(txn: int) -> bytes:
+    """Return the key of the mark of a deleted snapshot that reclaim has yet to prune."""
+    return _META.pack(b"mP", txn)
+
+
 def meta_range(letter: bytes) -> tuple[bytes, bytes]:
     """Return [lower, upper): all meta keys of one letter."""
     return META + letter, META + bytes((letter[0] + 1,))
 
 
 def meta_number(key: bytes) -> int:
-    """Return the field of an S, O or D key."""
+    """Return the field of an S, O, D or P key."""
     number: int = _META.unpack(key)[1]
     return number

@@ -50,7 +50,9 @@ class Inode(NamedTuple):
     """Attributes of one inode. `number` comes from the key and is not stored in the value.
 
     size: bytes; of a directory the number of its entries. stored_bytes: bytes of chunks that this
-    inode's content holds in the store. parent: of a directory, the inode that ".." names; else 0.
+    inode's content holds in the store. parent, cookie: where its directory entry stands, so that a path
+    can be told from an inode; exact for directories, and for other files with several names one of them
+    or, when just that one went, 0 (unknown). cookie is the position of `tzfs.keys.name_cookie`.
     content: under which number chunks and maps are kept; it is exchanged when the file is emptied.
     chunk0_birth, chunk0_length: the slot of chunk 0, kept here so that a small file needs no map;
     birth 0 is a hole. target: of a symlink, what it points to; else empty.
@@ -70,6 +72,7 @@ class Inode(NamedTuple):
     btime_ns: int
     generation: int
     parent: int
+    cookie: int
     content: int
     chunk0_birth: int
     chunk0_length: int
@@ -86,7 +89,7 @@ class Inode(NamedTuple):
         return stat.S_ISREG(self.mode)
 
 
-_INODE = struct.Struct(">BIIIIQQQqqqqIQQQI")
+_INODE = struct.Struct(">BIIIIQQQqqqqIQQQQI")
 
 
 def encode_inode(inode: Inode) -> bytes:
@@ -183,6 +186,13 @@ _FRESH: Final = 0x80
 """The top bit of a head's version byte says `fresh`."""
 
 
+def head_payload(value: bytes) -> bytes:
+    """Return the payload of a head or past record: `decode_head` for those who need no more."""
+    if len(value) < _HEAD.size or value[0] & ~_FRESH != VERSION:
+        raise CorruptRecord(f"head: {len(value)} bytes, version {value[:1].hex()}")
+    return value[_HEAD.size :]
+
+
 def encode_head(head: Head) -> bytes:
     """Return the value of a head or a past record."""
     return _HEAD.pack(VERSION | (_FRESH if head.fresh else 0), head.birth) + head.payload
@@ -241,18 +251,21 @@ class Superblock(NamedTuple):
     """What a filesystem is, and its open txn.
 
     format: version of the whole layout. chunk_size: bytes, a power of two. txn: the open one.
-    quota_bytes, inodes_max: limits, 0 for none. salt: key of the name hash, `SALT_SIZE` bytes.
+    rollback_txn: the last txn that a rollback opened, 0 for none; chunks of that age or older can be named
+    by records that do not follow upon each other. quota_bytes, inodes_max: limits, 0 for none. salt: key
+    of the name hash, `SALT_SIZE` bytes.
     """
 
     format: int
     chunk_size: int
     txn: int
+    rollback_txn: int
     quota_bytes: int
     inodes_max: int
     salt: bytes
 
 
-_SUPERBLOCK = struct.Struct(">8sHIQQQ16s")
+_SUPERBLOCK = struct.Struct(">8sHIQQQQ16s")
 _MAGIC: Final = b"tzfs\r\n\x1a\n"
 
 
@@ -267,7 +280,7 @@ def decode_superblock(value: bytes) -> Superblock:
         raise CorruptRecord("superblock: not one of tzfs")
     version = int.from_bytes(value[8:10], "big")
     if version > FORMAT_VERSION:
-        return Superblock(version, 0, 0, 0, 0, b"")
+        return Superblock(version, 0, 0, 0, 0, 0, b"")
     try:
         _, *fields = _SUPERBLOCK.unpack(value)
     except struct.error:

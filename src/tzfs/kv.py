@@ -1,0 +1,329 @@
+"""The engine's seam: an ordered map of bytes with atomic batches, and two engines behind it.
+
+`Store` is all that the core knows of an engine. It is synchronous, because what must be atomic in tzfs is
+what stands between reading and writing with no suspension in between. An engine whose reads may have to
+wait (an object store) raises `Miss` from `get` or `scan`; the adapter awaits what the miss carries and
+runs the whole operation again, which is sound because the core reads everything first and writes once, at
+the end. The two engines here never miss.
+
+The first byte of a key is its space (`tzfs.keys`); a scan never leaves one. No type of an engine and no
+exception of one leaves this module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from bisect import bisect_left, insort
+from itertools import islice
+from typing import TYPE_CHECKING, Final, Protocol
+
+import rocksdict
+
+from tzfs.errors import StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreMissing
+from tzfs.keys import DATA, HEAD, SPACES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+
+
+class Store(Protocol):
+    """An ordered map of bytes. Errors are `StoreError`s; a failed write has changed nothing."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value of `key`, None where there is none."""
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the values of `keys`, which are all of one space, in their order."""
+
+    def scan(self, lower: bytes, upper: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Return at most `limit` pairs with lower <= key < upper, ascending; both bounds lie in one space."""
+
+    def write(self, batch: Mapping[bytes, bytes | None]) -> None:
+        """Put every key of `batch`, delete where the value is None: all or nothing, visible at once.
+
+        Survives the end of this process at once, and a power cut after the next `sync`.
+        """
+
+    def sync(self) -> None:
+        """Return when every earlier write survives a power cut. Blocks: an event loop calls it in a thread."""
+
+    def close(self) -> None:
+        """Sync and let go of the database; the store is of no use afterwards."""
+
+
+class MemoryStore:
+    """A `Store` in memory: the smallest engine that keeps the contract, for tests and trials."""
+
+    def __init__(self) -> None:
+        self._values: dict[bytes, bytes] = {}
+        self._keys: list[bytes] = []
+
+    def get(self, key: bytes) -> bytes | None:
+        """See `Store.get`."""
+        return self._values.get(key)
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """See `Store.get_many`."""
+        return [self._values.get(key) for key in keys]
+
+    def scan(self, lower: bytes, upper: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """See `Store.scan`."""
+        start = bisect_left(self._keys, lower)
+        stop = min(bisect_left(self._keys, upper, start), start + limit)
+        return [(key, self._values[key]) for key in self._keys[start:stop]]
+
+    def write(self, batch: Mapping[bytes, bytes | None]) -> None:
+        """See `Store.write`."""
+        for key, value in batch.items():
+            if value is None:
+                if self._values.pop(key, None) is not None:
+                    del self._keys[bisect_left(self._keys, key)]
+            else:
+                if key not in self._values:
+                    insort(self._keys, key)
+                self._values[key] = value
+
+    def sync(self) -> None:
+        """See `Store.sync`: memory survives nothing, so there is nothing to wait for."""
+
+    def close(self) -> None:
+        """See `Store.close`; the content stays, so that a test can open a filesystem on it again."""
+
+
+BLOCK_CACHE_BYTES: Final = 32 << 20
+"""Blocks of SST files kept in memory. What is hot is cached by the kernel above us (entries, attributes,
+pages), so this one mainly keeps index blocks and filters, and holds a walk over a large tree together."""
+HEAD_MEMTABLE_BYTES: Final = 16 << 20
+DATA_MEMTABLE_BYTES: Final = 32 << 20
+WAL_BYTES_MAX: Final = 256 << 20
+"""Above this the engine flushes the oldest memtable, so that a restart never replays more."""
+
+
+def _table_options(*, block_bytes: int, cache: rocksdict.Cache) -> rocksdict.BlockBasedOptions:
+    table = rocksdict.BlockBasedOptions()
+    table.set_block_cache(cache)
+    table.set_block_size(block_bytes)
+    table.set_bloom_filter(10, block_based=False)
+    table.set_cache_index_and_filter_blocks(True)
+    table.set_pin_l0_filter_and_index_blocks_in_cache(True)
+    table.set_format_version(5)
+    table.set_checksum_type(rocksdict.ChecksumType.xxh3())
+    return table
+
+
+def _database_options(*, create: bool) -> rocksdict.Options:
+    options = rocksdict.Options(raw_mode=True)
+    options.create_if_missing(create)
+    options.create_missing_column_families(create)
+    options.set_max_background_jobs(2)
+    options.set_max_total_wal_size(WAL_BYTES_MAX)
+    options.set_keep_log_file_num(2)
+    options.set_max_log_file_size(1 << 20)
+    options.set_stats_dump_period_sec(0)
+    options.set_stats_persist_period_sec(0)
+    options.set_bytes_per_sync(1 << 20)
+    options.set_max_open_files(256)
+    options.set_is_fd_close_on_exec(True)
+    return options
+
+
+def _family_options(space: bytes, cache: rocksdict.Cache) -> rocksdict.Options:
+    options = rocksdict.Options(raw_mode=True)
+    big = space == DATA
+    options.set_block_based_table_factory(_table_options(block_bytes=(16 if big else 4) << 10, cache=cache))
+    options.set_write_buffer_size(
+        DATA_MEMTABLE_BYTES if big else HEAD_MEMTABLE_BYTES if space == HEAD else HEAD_MEMTABLE_BYTES // 4
+    )
+    options.set_max_write_buffer_number(3)
+    options.set_target_file_size_base((64 if big else 16) << 20)
+    options.set_level_compaction_dynamic_level_bytes(True)
+    options.set_compression_type(rocksdict.DBCompressionType.lz4())
+    options.set_memtable_prefix_bloom_ratio(0.05)
+    options.set_memtable_whole_key_filtering(True)
+    return options
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """Turn the engine's bare exceptions into store errors, by the words that RocksDB begins them with."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as error:
+        raise _store_error(str(error)) from error
+
+
+def _store_error(text: str) -> StoreError:
+    if "No space left" in text or "Disk quota exceeded" in text:
+        return StoreFull(text)
+    if "LOCK" in text and ("lock" in text or "Resource temporarily unavailable" in text):
+        return StoreLocked(text)
+    if "Corruption" in text:
+        return StoreCorrupt(text)
+    return StoreError(text)
+
+
+class RocksStore:
+    """A `Store` on RocksDB: one database directory, one process at a time, one column family a space."""
+
+    def __init__(self, database: rocksdict.Rdict) -> None:
+        self._database = database
+        self._families = {space[0]: database.get_column_family(space.decode()) for space in SPACES}
+        self._handles = {space[0]: database.get_column_family_handle(space.decode()) for space in SPACES}
+        self._closed = False
+
+    @classmethod
+    def open(cls, path: Path, *, create: bool = False, read_only: bool = False) -> RocksStore:
+        """Open the database in directory `path`; `create` makes one where there is none.
+
+        Raises `StoreMissing` (no database there), `StoreLocked` (a process, this one included, has it
+        open), `StoreCorrupt`, `StoreFull`, `StoreError`. A read-only store takes no lock.
+        """
+        if not create and not (path / "CURRENT").exists():
+            raise StoreMissing(f"{path}: no database")
+        cache = rocksdict.Cache(BLOCK_CACHE_BYTES)
+        families = {space.decode(): _family_options(space, cache) for space in SPACES}
+        access = rocksdict.AccessType.read_only() if read_only else rocksdict.AccessType.read_write()
+        with _translated():
+            options = _database_options(create=create)
+            return cls(rocksdict.Rdict(str(path), options, families, access))
+
+    @staticmethod
+    def destroy(path: Path) -> None:
+        """Remove the database in directory `path`, and the directory."""
+        shutil.rmtree(path, ignore_errors=True)
+
+    def get(self, key: bytes) -> bytes | None:
+        """See `Store.get`."""
+        try:
+            value: bytes | None = self._families[key[0]].get(key)
+        except Exception as error:
+            raise _store_error(f"{error} (key {key.hex()})") from error
+        return value
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """See `Store.get_many`."""
+        if not keys:
+            return []
+        try:
+            values = self._families[keys[0][0]].get(list(keys))
+        except Exception as error:
+            raise _store_error(f"{error} (keys from {keys[0].hex()})") from error
+        return list(values or ())
+
+    def scan(self, lower: bytes, upper: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """See `Store.scan`.
+
+        The upper bound goes into the engine's iterator: without it a scan that ends next to freshly
+        deleted keys walks all their tombstones before it can say so.
+        """
+        try:
+            bounds = rocksdict.ReadOptions()
+            bounds.set_iterate_upper_bound(upper)
+            items = self._families[lower[0]].items(from_key=lower, read_opt=bounds)
+            return list(islice(items, limit))  # type: ignore[arg-type]
+        except Exception as error:
+            raise _store_error(f"{error} (scan from {lower.hex()})") from error
+
+    def write(self, batch: Mapping[bytes, bytes | None]) -> None:
+        """See `Store.write`. Never with the engine's own sync option: it would hold the GIL over the fsync."""
+        rocks = rocksdict.WriteBatch(raw_mode=True)
+        put, delete, handles = rocks.put, rocks.delete, self._handles
+        for key, value in batch.items():
+            if value is None:
+                delete(key, handles[key[0]])
+            else:
+                put(key, value, handles[key[0]])
+        try:
+            self._database.write(rocks)
+        except Exception as error:
+            raise _store_error(str(error)) from error
+
+    def sync(self) -> None:
+        """See `Store.sync`. Releases the GIL."""
+        with _translated():
+            self._database.flush_wal(True)
+
+    def flush(self) -> None:
+        """Write all memtables to SST files. Blocks, releases the GIL."""
+        with _translated():
+            for family in self._families.values():
+                family.flush()
+
+    def compact(self) -> None:
+        """Flush and rewrite the whole database without what was deleted. Blocks, releases the GIL."""
+        self.flush()
+        with _translated():
+            for family in self._families.values():
+                family.compact_range(None, None)
+
+    def checkpoint(self, path: Path) -> None:
+        """Make a copy of the database, as it is now, in the new directory `path`.
+
+        SST files are hard links where `path` is on the same disk, so the cost is that of the WAL alone.
+        """
+        with _translated():
+            rocksdict.Checkpoint(self._database).create_checkpoint(str(path))
+
+    def close(self) -> None:
+        """See `Store.close`. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        with _translated():
+            self._database.flush_wal(True)
+            self._handles.clear()
+            for family in self._families.values():
+                family.close()
+            self._families.clear()
+            self._database.close()
+
+
+class Batch:
+    """The changes of one operation: staged here, read back through here, written at once by `commit`.
+
+    A batch is begun, filled and committed without a suspension in between, and it writes nothing before:
+    dropping one undoes all.
+    """
+
+    __slots__ = ("staged", "store")
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.staged: dict[bytes, bytes | None] = {}
+
+    def get_raw(self, key: bytes) -> bytes | None:
+        """Return what `key` will hold after the commit."""
+        staged = self.staged
+        return staged[key] if key in staged else self.store.get(key)
+
+    def put_raw(self, key: bytes, value: bytes) -> None:
+        """Stage a value."""
+        self.staged[key] = value
+
+    def delete_raw(self, key: bytes) -> None:
+        """Stage a deletion."""
+        self.staged[key] = None
+
+    def scan_raw(self, lower: bytes, upper: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Scan what the store will hold after the commit; as `Store.scan`.
+
+        Deletions that are staged in the range can hide that many stored keys, so that many more are read.
+        """
+        touched = {key: value for key, value in self.staged.items() if lower <= key < upper}
+        stored = self.store.scan(lower, upper, limit + len(touched))
+        if not touched:
+            return stored
+        merged: dict[bytes, bytes | None] = dict(stored)
+        merged.update(touched)
+        live = sorted((key, value) for key, value in merged.items() if value is not None)
+        return live[:limit]
+
+    def commit(self) -> None:
+        """Write what was staged, as one atomic batch. Raises `StoreError`; then nothing has changed."""
+        if self.staged:
+            self.store.write(self.staged)

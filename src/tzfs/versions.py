@@ -1,0 +1,305 @@
+"""Versions of keys: the head, the past and the change log, generic over keys and ignorant of files.
+
+Live speed must not depend on the length of history, so the live record of a key K, its *head*, stands
+alone and is read by one point get. Time is a number, the open *txn*; a snapshot seals it and opens the
+next. A head says in which txn it was born. The first change of K in a txn T moves the old head to the
+*past*, under the last txn that still sees it, T-1, but only when a snapshot lies in between; further
+changes in T happen in place. The *change log* of T then holds K once: created, changed or removed, and
+by whom.
+
+So a snapshot s sees of K:
+
+    the head                 when its birth <= s; nothing newer than it exists
+    a past record            the first whose `until` >= s, when its birth <= s
+    nothing                  otherwise: K did not exist
+
+Taking a snapshot writes two small records, whatever the size of the tree. Rollback, diff and deletion
+of a snapshot read the change log and cost what changed, never what exists.
+
+An operation on something that died in an earlier txn (an orphan that is still open, a content that
+reclaim takes apart slice by slice) is made *as of* that txn: for every snapshot since, the thing was
+already gone, so its changes need no past there.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from typing import TYPE_CHECKING, Final, Protocol
+
+from tzfs import keys
+from tzfs.kv import Batch
+from tzfs.records import (
+    CHANGED,
+    CREATED,
+    REMOVED,
+    Caller,
+    Head,
+    LogRecord,
+    decode_head,
+    decode_log,
+    encode_head,
+    encode_log,
+    head_payload,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from tzfs.kv import Store
+
+SCAN_PAGE: Final = 512
+"""Records that one engine scan brings when a whole range is wanted: bounded memory, few calls."""
+
+
+class Reader(Protocol):
+    """A tree of keys at one moment: the live one, a snapshot, or the live one within a transaction."""
+
+    def load(self, k: bytes) -> bytes | None:
+        """Return the payload of K at that moment, None where it does not exist."""
+
+    def scan(self, lower: bytes, upper: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Return at most `limit` pairs (K, payload) with lower <= K < upper, ascending."""
+
+    def get_raw(self, key: bytes) -> bytes | None:
+        """Return the bytes under a key that is not versioned (a chunk)."""
+
+
+def scan_all(reader: Reader, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield every (K, payload) of a range, page by page; what changes behind the cursor is not seen."""
+    while True:
+        page = reader.scan(lower, upper, SCAN_PAGE)
+        yield from page
+        if len(page) < SCAN_PAGE:
+            return
+        lower = page[-1][0] + b"\0"
+
+
+def scan_store(store: Store, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield every (key, value) of a range of the store, page by page."""
+    while True:
+        page = store.scan(lower, upper, SCAN_PAGE)
+        yield from page
+        if len(page) < SCAN_PAGE:
+            return
+        lower = page[-1][0] + b"\0"
+
+
+class Live:
+    """The live tree: a `Reader` of heads."""
+
+    __slots__ = ("get_raw", "store")
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.get_raw = store.get
+
+    def load(self, k: bytes) -> bytes | None:
+        """See `Reader.load`."""
+        value = self.store.get(keys.HEAD + k)
+        return None if value is None else head_payload(value)
+
+    def scan(self, lower: bytes, upper: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """See `Reader.scan`."""
+        pairs = self.store.scan(keys.HEAD + lower, keys.HEAD + upper, limit)
+        return [(key[1:], head_payload(value)) for key, value in pairs]
+
+
+class Past:
+    """The tree as snapshot `txn` sees it: a `Reader` that never changes while that snapshot exists."""
+
+    __slots__ = ("get_raw", "store", "txn")
+
+    def __init__(self, store: Store, txn: int) -> None:
+        self.store = store
+        self.txn = txn
+        self.get_raw = store.get
+
+    def load(self, k: bytes) -> bytes | None:
+        """See `Reader.load`. One get for what has not changed since, one bounded seek for what has."""
+        value = self.store.get(keys.HEAD + k)
+        if value is not None:
+            birth, _, payload = decode_head(value)
+            if birth <= self.txn:
+                return payload
+        found = self.store.scan(*keys.past_from(k, self.txn), 1)
+        if not found:
+            return None
+        birth, _, payload = decode_head(found[0][1])
+        return payload if birth <= self.txn else None
+
+    def scan(self, lower: bytes, upper: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """See `Reader.scan`: the heads and the past records of the range that this snapshot sees.
+
+        Both are read in pages; only what lies below the shorter page's end is known completely.
+        """
+        found: list[tuple[bytes, bytes]] = []
+        page = max(limit, SCAN_PAGE)
+        while len(found) < limit:
+            heads = self.store.scan(keys.HEAD + lower, keys.HEAD + upper, page)
+            pasts = self.store.scan(keys.PAST + lower, keys.PAST + upper, page)
+            known: dict[bytes, bytes] = {}
+            ends = [upper]
+            if len(heads) == page:
+                ends.append(heads[-1][0][1:] + b"\0")
+            if len(pasts) == page:
+                ends.append(keys.split_past(pasts[-1][0])[0])
+            # A page of nothing but one key's past ends where it began; go on behind it in a wider one.
+            end = min(ends)
+            if end <= lower and end != upper:
+                page *= 2
+                continue
+            self._collect(heads, pasts, end, known)
+            found.extend(sorted(known.items()))
+            if end == upper:
+                break
+            lower = end
+        return found[:limit]
+
+    def _collect(
+        self,
+        heads: Iterable[tuple[bytes, bytes]],
+        pasts: Iterable[tuple[bytes, bytes]],
+        end: bytes,
+        known: dict[bytes, bytes],
+    ) -> None:
+        """Put into `known` what this snapshot sees of both pages below `end`."""
+        txn = self.txn
+        for key, value in heads:
+            birth, _, payload = decode_head(value)
+            if birth <= txn and key[1:] < end:
+                known[key[1:]] = payload
+        for key, value in pasts:
+            k, until = keys.split_past(key)
+            if until >= txn and k < end:
+                birth, _, payload = decode_head(value)
+                if birth <= txn:
+                    known[k] = payload
+
+
+class Versions:
+    """The clock of a filesystem: the open txn and the snapshots that exist.
+
+    It is the one place that answers whether a snapshot lies between two txns; the table of snapshots
+    and the superblock that persist it are `tzfs.snapshots`' and the filesystem's.
+    """
+
+    def __init__(self, store: Store, txn: int, snapshots: Iterable[int], rollback_txn: int) -> None:
+        self.store = store
+        self.txn = txn
+        self.sealed = sorted(snapshots)
+        self.rollback_txn = rollback_txn
+        self.live = Live(store)
+
+    def sees(self, first: int, last: int) -> bool:
+        """Tell whether a snapshot s with first <= s <= last exists."""
+        sealed = self.sealed
+        at = bisect_left(sealed, first)
+        return at < len(sealed) and sealed[at] <= last
+
+    def exists(self, txn: int) -> bool:
+        """Tell whether snapshot `txn` exists."""
+        return self.sees(txn, txn)
+
+    def before(self, txn: int) -> int:
+        """Return the last snapshot before `txn`, 0 where there is none."""
+        at = bisect_left(self.sealed, txn)
+        return self.sealed[at - 1] if at else 0
+
+    def after(self, txn: int) -> int:
+        """Return the first snapshot after `txn`, 0 where there is none."""
+        at = bisect_left(self.sealed, txn + 1)
+        return self.sealed[at] if at < len(self.sealed) else 0
+
+    def seal(self) -> int:
+        """Make the open txn a snapshot and open the next; the caller has persisted both."""
+        sealed = self.txn
+        insort(self.sealed, sealed)
+        self.txn = sealed + 1
+        return sealed
+
+    def drop(self, txn: int) -> None:
+        """Forget snapshot `txn`; the caller has persisted that."""
+        self.sealed.remove(txn)
+
+
+class VersionedBatch(Batch):
+    """The changes of one operation to versioned keys: a `Reader` of the live tree with them applied.
+
+    txn is the one in which they count: the open one, or an earlier one for what died then (*as of*).
+    """
+
+    __slots__ = ("caller", "txn", "versions")
+
+    def __init__(self, versions: Versions, caller: Caller, as_of: int | None = None) -> None:
+        super().__init__(versions.store)
+        self.versions = versions
+        self.caller = caller
+        self.txn = versions.txn if as_of is None else as_of
+
+    def load(self, k: bytes) -> bytes | None:
+        """See `Reader.load`."""
+        value = self.get_raw(keys.HEAD + k)
+        return None if value is None else head_payload(value)
+
+    def scan(self, lower: bytes, upper: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """See `Reader.scan`."""
+        pairs = self.scan_raw(keys.HEAD + lower, keys.HEAD + upper, limit)
+        return [(key[1:], head_payload(value)) for key, value in pairs]
+
+    def save(self, k: bytes, payload: bytes) -> None:
+        """Make `payload` the live record of K."""
+        key = keys.HEAD + k
+        value = self.get_raw(key)
+        if value is None:
+            self.staged[key] = encode_head(Head(self.txn, self._log_created(k), payload))
+            return
+        head = decode_head(value)
+        if head.birth >= self.txn:
+            self.staged[key] = encode_head(Head(head.birth, head.fresh, payload))
+            return
+        self._supersede(k, value, head.birth)
+        self.staged[key] = encode_head(Head(self.txn, False, payload))  # noqa: FBT003 - a field of a record
+        self._log(k, CHANGED)
+
+    def remove(self, k: bytes) -> None:
+        """Let K exist no more. Nothing happens where it does not."""
+        key = keys.HEAD + k
+        value = self.get_raw(key)
+        if value is None:
+            return
+        head = decode_head(value)
+        self.staged[key] = None
+        if head.birth < self.txn:
+            self._supersede(k, value, head.birth)
+            self._log(k, REMOVED)
+        elif head.fresh:
+            self.staged[keys.log(self.txn, k)] = None
+        else:
+            self._relog(k, REMOVED)
+
+    def _supersede(self, k: bytes, value: bytes, birth: int) -> None:
+        """Keep the old head for the snapshots that see it, if any."""
+        if self.versions.sees(birth, self.txn - 1):
+            self.staged[keys.past(k, self.txn - 1)] = value
+
+    def _log(self, k: bytes, kind: bytes) -> None:
+        caller = self.caller
+        record = LogRecord(kind, caller.uid, caller.pid, caller.program)
+        self.staged[keys.log(self.txn, k)] = encode_log(record)
+
+    def _log_created(self, k: bytes) -> bool:
+        """Log that K came into being; tell whether it is fresh: never there before in this txn either."""
+        if self.get_raw(keys.log(self.txn, k)) is None:
+            self._log(k, CREATED)
+            return True
+        self._relog(k, CHANGED)
+        return False
+
+    def _relog(self, k: bytes, kind: bytes) -> None:
+        """Change the kind of what is logged of K already; the first writer stays the one named."""
+        key = keys.log(self.txn, k)
+        value = self.get_raw(key)
+        if value is None:
+            self._log(k, kind)
+        else:
+            self.staged[key] = encode_log(decode_log(value)._replace(kind=kind))
