@@ -286,7 +286,7 @@ def decode_superblock(value: bytes) -> Superblock:
     except struct.error:
         raise CorruptRecord(f"superblock: {len(value)} bytes") from None
     superblock = Superblock(*fields)
-    if superblock.format == 0 or superblock.txn == 0 or superblock.chunk_size & (superblock.chunk_size - 1):
+    if superblock.format == 0 or superblock.txn == 0 or superblock.chunk_size.bit_count() != 1:
         raise CorruptRecord(f"superblock: {superblock}")
     return superblock
 
@@ -347,8 +347,10 @@ def decode_snapshot(txn: int, value: bytes) -> Snapshot:
         raise CorruptRecord(f"snapshot {txn}: {len(value)} bytes") from None
     if version != VERSION:
         raise CorruptRecord(f"snapshot {txn}: version {version}")
-    labels = value[_SNAPSHOT.size :]
-    return Snapshot(txn, created_ns, tuple(labels.split(b"\n")) if labels else ())
+    labels = tuple(value[_SNAPSHOT.size :].split(b"\n")) if len(value) > _SNAPSHOT.size else ()
+    if b"" in labels:
+        raise CorruptRecord(f"snapshot {txn}: an empty label")
+    return Snapshot(txn, created_ns, labels)
 
 
 _MARK = struct.Struct(">BQ")

@@ -1,0 +1,67 @@
+"""What every test stands on: the log guard, the leak check, stores, filesystems and real mounts."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support import machine
+from support.logs import COLLECTOR
+from tzfs.kv import MemoryStore, RocksStore, Store
+
+
+def pytest_report_header() -> str:
+    """Say what this machine tests."""
+    return machine.capabilities()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Undo what aborted runs left, and listen to the log."""
+    for workspace in machine.sweep():
+        print(f"swept {workspace}, left by an aborted run")  # noqa: T201 (the terminal reporter is not there yet)
+    logging.getLogger().addHandler(COLLECTOR)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Set everything imported so far apart, so that the collection after each test is a cheap one."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a kernel that is not there, and say why."""
+    reason = machine.missing_fuse()
+    if reason is not None:
+        for item in items:
+            if item.get_closest_marker("mount"):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def _no_unexpected_warning() -> Iterator[None]:
+    COLLECTOR.records.clear()
+    yield
+    unexpected = COLLECTOR.describe()
+    COLLECTOR.records.clear()
+    if unexpected:
+        pytest.fail(f"logged, and not expected with assert_logs:\n{unexpected}", pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def _no_leak() -> Iterator[None]:
+    """Let go of cycles now, so that a leaked file shows in the test that leaked it (warnings are errors)."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture(params=["memory", "rocks"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """Return an empty store of each engine in turn."""
+    engine: Store
+    engine = MemoryStore() if request.param == "memory" else RocksStore.open(tmp_path / "db", create=True)
+    yield engine
+    engine.close()
