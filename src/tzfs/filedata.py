@@ -1,0 +1,295 @@
+"""File content: chunks, the maps that name them, and what may be thrown away.
+
+A file is cut into chunks of one size. A chunk's bytes lie under (content, index, birth) and are never
+changed outside the txn of their birth; the *slot* of a chunk, its birth and length, says which bytes count.
+The slot of chunk 0 is in the inode, so that a small file is two records; the others are in *maps* of 64,
+versioned like everything else. A hole has no chunk. A chunk ends where its data ends, the rest reads as
+zeros, and no chunk holds a byte beyond the file's size: that is why shrinking cuts the last one.
+
+Who may still see chunk c of some slot when the slot moves on? Records that name it follow upon each other
+from its birth to the change, so exactly the snapshots in between; that is one bisection. Only a rollback
+breaks this, for it makes an old record live again: for chunks older than the last rollback, the past
+records of that key are looked through instead.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tzfs import keys
+from tzfs.errors import CorruptRecord, FileTooBig
+from tzfs.keys import SEGMENT_CHUNKS
+from tzfs.records import (
+    FILE_SIZE_MAX,
+    HOLE,
+    Inode,
+    Slot,
+    decode_inode,
+    decode_map,
+    encode_map,
+    head_payload,
+)
+from tzfs.versions import scan_all
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tzfs.versions import Reader
+    from tzfs.volume import Transaction
+
+
+def named_chunks(k: bytes, payload: bytes) -> list[tuple[int, int, Slot]]:
+    """Return (content, index, slot) of every chunk that a record names: inodes and maps name chunks."""
+    kind = k[:1]
+    if kind == keys.INODE:
+        inode = decode_inode(keys.number_of(k), payload)
+        if inode.chunk0_birth:
+            return [(inode.content, 0, Slot(inode.chunk0_birth, inode.chunk0_length))]
+    elif kind == keys.MAP:
+        content, segment = keys.split_chunk_map(k)
+        first = segment * SEGMENT_CHUNKS
+        return [(content, first + at, slot) for at, slot in enumerate(decode_map(payload)) if slot.birth]
+    return []
+
+
+def release(txn: Transaction, k: bytes, content: int, index: int, slot: Slot) -> None:
+    """Stage the end of a chunk that the head of `k` names no more, unless a snapshot still sees it."""
+    versions = txn.versions
+    if versions.sees(slot.birth, txn.txn - 1) and (
+        slot.birth > versions.rollback_txn or named_in_past(txn, k, content, index, slot.birth)
+    ):
+        return
+    txn.delete_raw(keys.chunk(content, index, slot.birth))
+    txn.stored_bytes -= slot.length
+
+
+def named_in_past(txn: Transaction, k: bytes, content: int, index: int, birth: int) -> bool:
+    """Tell whether any past record of `k` names that chunk. Costs the length of that key's history."""
+    lower, upper = keys.past_from(k, 0)
+    while page := txn.scan_raw(lower, upper, 64):
+        for _, value in page:
+            for named in named_chunks(k, head_payload(value)):
+                if named[0] == content and named[1] == index and named[2].birth == birth:
+                    return True
+        lower = page[-1][0] + b"\0"
+    return False
+
+
+def _owner(inode: Inode, index: int) -> bytes:
+    """Return the K whose record holds the slot of chunk `index`."""
+    if index == 0:
+        return keys.inode(inode.number)
+    return keys.chunk_map(inode.content, index // SEGMENT_CHUNKS)
+
+
+class _Slots:
+    """The slots of one inode, edited within a transaction; maps are loaded when first needed."""
+
+    def __init__(self, txn: Transaction, inode: Inode) -> None:
+        self.txn = txn
+        self.inode = inode
+        self.chunk0 = Slot(inode.chunk0_birth, inode.chunk0_length)
+        self.stored_bytes = inode.stored_bytes
+        self.maps: dict[int, list[Slot]] = {}
+        self.touched: set[int] = set()
+
+    def _map(self, segment: int) -> list[Slot]:
+        slots = self.maps.get(segment)
+        if slots is None:
+            payload = self.txn.load(keys.chunk_map(self.inode.content, segment))
+            slots = [HOLE] * SEGMENT_CHUNKS if payload is None else decode_map(payload)
+            self.maps[segment] = slots
+        return slots
+
+    def get(self, index: int) -> Slot:
+        if index == 0:
+            return self.chunk0
+        return self._map(index // SEGMENT_CHUNKS)[index % SEGMENT_CHUNKS]
+
+    def _set(self, index: int, old: Slot, new: Slot) -> None:
+        """Exchange a slot, with the totals, and let go of the old chunk unless it was written over."""
+        txn = self.txn
+        if old.birth and (new.birth != old.birth):
+            release(txn, _owner(self.inode, index), self.inode.content, index, old)
+            txn.stored_bytes += new.length
+        else:
+            txn.stored_bytes += new.length - old.length
+        self.stored_bytes += new.length - old.length
+        if index == 0:
+            self.chunk0 = new
+        else:
+            segment = index // SEGMENT_CHUNKS
+            self.maps[segment][index % SEGMENT_CHUNKS] = new
+            self.touched.add(segment)
+
+    def put(self, index: int, data: bytes) -> None:
+        """Stage new bytes for a chunk, in place when it was born in this txn."""
+        old = self.get(index)
+        self.txn.put_raw(keys.chunk(self.inode.content, index, self.txn.txn), data)
+        self._set(index, old, Slot(self.txn.txn, len(data)))
+
+    def clear(self, index: int) -> None:
+        """Stage a hole."""
+        old = self.get(index)
+        if old.birth:
+            self._set(index, old, HOLE)
+
+    def clear_from(self, index: int) -> None:
+        """Stage holes for chunk `index` and all beyond; index is at least 1."""
+        lower, upper = keys.chunk_maps(self.inode.content, index // SEGMENT_CHUNKS)
+        # Collected before anything is staged: a scan merges with all that is staged already.
+        for k, payload in list(scan_all(self.txn, lower, upper)):
+            _, segment = keys.split_chunk_map(k)
+            if segment not in self.maps:
+                self.maps[segment] = decode_map(payload)
+            base = segment * SEGMENT_CHUNKS
+            for at in range(max(index - base, 0), SEGMENT_CHUNKS):
+                self.clear(base + at)
+
+    def finish(self) -> Inode:
+        """Stage the maps and return the inode with its slot and its bytes; the caller saves it."""
+        for segment in self.touched:
+            k = keys.chunk_map(self.inode.content, segment)
+            slots = self.maps[segment]
+            if any(slot.birth for slot in slots):
+                self.txn.save(k, encode_map(slots))
+            else:
+                self.txn.remove(k)
+        if self.inode.nlink:
+            self.txn.live_bytes += self.stored_bytes - self.inode.stored_bytes
+        birth, length = self.chunk0
+        return self.inode._replace(
+            chunk0_birth=birth, chunk0_length=length, stored_bytes=self.stored_bytes
+        )
+
+
+class FileData:
+    """The content of the files of one filesystem; `chunk_size` in bytes, a power of two."""
+
+    def __init__(self, chunk_size: int) -> None:
+        self.chunk_size = chunk_size
+
+    def _pieces(self, offset: int, size: int) -> Iterator[tuple[int, int, int]]:
+        """Yield (index, start, stop) within each chunk that [offset, offset + size) touches."""
+        chunk_size = self.chunk_size
+        end = offset + size
+        for index in range(offset // chunk_size, -(-end // chunk_size)):
+            base = index * chunk_size
+            yield index, max(offset - base, 0), min(end - base, chunk_size)
+
+    def read(self, reader: Reader, inode: Inode, offset: int, size: int) -> bytes:
+        """Return the bytes of [offset, offset + size), shorter only at the end of the file."""
+        size = min(size, inode.size - offset)
+        if size <= 0:
+            return b""
+        maps: dict[int, list[Slot]] = {}
+        parts = []
+        for index, start, stop in self._pieces(offset, size):
+            if index == 0:
+                slot = Slot(inode.chunk0_birth, inode.chunk0_length)
+            else:
+                segment = index // SEGMENT_CHUNKS
+                if segment not in maps:
+                    payload = reader.load(keys.chunk_map(inode.content, segment))
+                    maps[segment] = [HOLE] * SEGMENT_CHUNKS if payload is None else decode_map(payload)
+                slot = maps[segment][index % SEGMENT_CHUNKS]
+            piece = _chunk(reader, inode.content, index, slot)[start:stop] if slot.birth else b""
+            parts.append(piece if len(piece) == stop - start else piece.ljust(stop - start, b"\0"))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def write(self, txn: Transaction, inode: Inode, offset: int, data: bytes) -> Inode:
+        """Stage `data` at `offset` and return the inode with its new size; the caller stamps and saves it.
+
+        Raises `FileTooBig`.
+        """
+        end = offset + len(data)
+        if end > FILE_SIZE_MAX:
+            raise FileTooBig(f"{end} bytes")
+        slots = _Slots(txn, inode)
+        view = memoryview(data)
+        for index, start, stop in self._pieces(offset, len(data)):
+            at = index * self.chunk_size + start - offset
+            piece = bytes(view[at : at + stop - start])
+            slot = slots.get(index)
+            if slot.birth and (start > 0 or stop < slot.length):
+                old = _chunk(txn, inode.content, index, slot)
+                piece = old[:start].ljust(start, b"\0") + piece + old[stop:]
+            elif start:
+                piece = bytes(start) + piece
+            slots.put(index, piece)
+        inode = slots.finish()
+        return inode if end <= inode.size else inode._replace(size=end)
+
+    def truncate(self, txn: Transaction, inode: Inode, size: int) -> Inode:
+        """Stage a new size and return the inode with it; the caller stamps and saves it.
+
+        To zero costs the same whatever the size was: a file of more than one chunk gets a new, empty
+        content, and reclaim takes the old one apart.
+        """
+        if size > FILE_SIZE_MAX:
+            raise FileTooBig(f"{size} bytes")
+        if size == 0 and has_maps(inode):
+            inode = abandon_content(txn, inode)
+        elif size < inode.size and inode.stored_bytes:
+            inode = self._cut(txn, inode, size)
+        return inode._replace(size=size)
+
+    def _cut(self, txn: Transaction, inode: Inode, size: int) -> Inode:
+        slots = _Slots(txn, inode)
+        last, keep = divmod(size, self.chunk_size)
+        if keep:
+            slot = slots.get(last)
+            if slot.length > keep:
+                slots.put(last, _chunk(txn, inode.content, last, slot)[:keep])
+            last += 1
+        elif last == 0:
+            slots.clear(0)
+        if has_maps(inode):
+            slots.clear_from(max(last, 1))
+        return slots.finish()
+
+
+def has_maps(inode: Inode) -> bool:
+    """Tell whether the inode's content has chunks beyond the first, and so at least one map."""
+    return inode.stored_bytes > inode.chunk0_length
+
+
+def _chunk(reader: Reader, content: int, index: int, slot: Slot) -> bytes:
+    """Return the bytes that a slot names. Raises `CorruptRecord` when the store has not just these."""
+    data = reader.get_raw(keys.chunk(content, index, slot.birth))
+    if data is None or len(data) != slot.length:
+        found = "missing" if data is None else f"{len(data)} bytes"
+        key = keys.chunk(content, index, slot.birth).hex()
+        raise CorruptRecord(f"chunk {index} of content {content}: {found}, not {slot.length} (key {key})")
+    return data
+
+
+def abandon_content(txn: Transaction, inode: Inode) -> Inode:
+    """Return the inode with a new, empty content, and stage the mark by which reclaim finds the old."""
+    if inode.chunk0_birth:
+        slot = Slot(inode.chunk0_birth, inode.chunk0_length)
+        release(txn, keys.inode(inode.number), inode.content, 0, slot)
+    txn.mark_dead(inode.content)
+    if inode.nlink:
+        txn.live_bytes -= inode.stored_bytes
+    return inode._replace(
+        content=txn.allocate_number(), chunk0_birth=0, chunk0_length=0, stored_bytes=0
+    )
+
+
+def remove_inode(txn: Transaction, inode: Inode) -> None:
+    """Stage the end of an orphan: its attributes, its first chunk, and the mark for the rest of its content.
+
+    The transaction is as of the txn in which the last name went. The orphan's mark goes too.
+    """
+    k = keys.inode(inode.number)
+    if inode.chunk0_birth:
+        release(txn, k, inode.content, 0, Slot(inode.chunk0_birth, inode.chunk0_length))
+    if has_maps(inode):
+        txn.mark_dead(inode.content)
+    txn.remove(k)
+    for attribute, _ in list(txn.scan(*keys.xattrs(inode.number), 1 << 20)):
+        txn.remove(attribute)
+    txn.delete_raw(keys.orphan(inode.number))
+
+

@@ -1,0 +1,183 @@
+"""Reclaim: the background work that removes what no reader can reach.
+
+Three kinds of work, each left behind as a mark by the operation that caused it, so that a crash forgets
+none: orphans (inodes without a name that nobody holds), dead contents (what a file held before it was
+emptied or removed), and deleted snapshots. Each slice is one or a few small transactions; nothing is lost
+if it stops between any two of them.
+
+Pruning deleted snapshot u reads the change log behind it: a record that u alone saw ended before the next
+snapshot n, so its key changed in (u, n]. The cost is what changed, never the tree.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from tzfs import filedata, inodes, keys
+from tzfs.errors import NoEntry
+from tzfs.keys import SEGMENT_CHUNKS
+from tzfs.records import NOBODY, Head, Slot, decode_head, decode_map, head_payload
+from tzfs.versions import SCAN_PAGE, scan_store
+from tzfs.volume import Transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tzfs.volume import Volume
+
+_MAPS_A_STEP: Final = 4
+"""Maps taken apart in one transaction: up to 256 chunks, about a millisecond of work."""
+
+
+class Reclaim:
+    """What is left to reclaim on one volume, and how."""
+
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
+        self._ready: deque[int] = deque(
+            keys.meta_number(key) for key, _ in scan_store(volume.store, *keys.meta_range(b"O"))
+        )
+        self._prunings: deque[int] = deque(
+            keys.meta_number(key) for key, _ in scan_store(volume.store, *keys.meta_range(b"P"))
+        )
+        self._cursor = b""
+        self._trim_from = 0
+
+    def release(self, numbers: Iterable[int]) -> None:
+        """Let those of the inodes go that have no name; nobody holds them any more."""
+        get = self._volume.store.get
+        self._ready.extend(number for number in numbers if get(keys.orphan(number)) is not None)
+
+    def prune(self, txn: int) -> None:
+        """Take up a snapshot that was just deleted."""
+        self._prunings.append(txn)
+
+    def backlog(self) -> int:
+        """Return how many orphans, dead contents and deleted snapshots wait."""
+        return len(self._ready) + len(self._volume.dead) + len(self._prunings)
+
+    def run_slice(self, budget: int) -> bool:
+        """Work off about `budget` records (a few microseconds each); tell whether work is left."""
+        while budget > 0:
+            if self._ready:
+                budget -= self._remove_orphan(self._ready.popleft())
+            elif self._volume.dead:
+                budget -= self._take_apart(*next(iter(self._volume.dead.items())))
+            elif self._prunings:
+                budget -= self._prune_step(self._prunings[0])
+            else:
+                return self._trim_log(budget)
+        return True
+
+    def _remove_orphan(self, number: int) -> int:
+        """Remove an inode without a name; return the records touched."""
+        as_of = inodes.buried_in(Transaction(self._volume, NOBODY), number)
+        if as_of is None:
+            return 1
+        txn = Transaction(self._volume, NOBODY, as_of)
+        try:
+            filedata.remove_inode(txn, inodes.load(txn, number))
+        except NoEntry:
+            txn.delete_raw(keys.orphan(number))
+        txn.commit()
+        return len(txn.staged)
+
+    def _take_apart(self, content: int, as_of: int) -> int:
+        """Remove some maps of a dead content with their chunks; return the records touched."""
+        txn = Transaction(self._volume, NOBODY, as_of)
+        page = txn.scan(*keys.chunk_maps(content), _MAPS_A_STEP)
+        for k, payload in page:
+            _, segment = keys.split_chunk_map(k)
+            txn.remove(k)
+            for at, slot in enumerate(decode_map(payload)):
+                if slot.birth:
+                    filedata.release(txn, k, content, segment * SEGMENT_CHUNKS + at, slot)
+        if len(page) < _MAPS_A_STEP:
+            txn.unmark_dead(content)
+        txn.commit()
+        return len(txn.staged)
+
+    def _prune_step(self, gone: int) -> int:
+        """Prune behind one deleted snapshot for one page of the change log; return the records read."""
+        versions = self._volume.versions
+        following = versions.after(gone)
+        lower, upper = keys.log_range(gone + 1, following or versions.txn)
+        txn = Transaction(self._volume, NOBODY)
+        page = self._volume.store.scan(max(lower, self._cursor), upper, SCAN_PAGE // 4)
+        for k in {keys.split_log(key)[1] for key, _ in page}:
+            self._drop_unseen(txn, k, gone, following)
+        if len(page) < SCAN_PAGE // 4:
+            txn.delete_raw(keys.pruning(gone))
+            self._cursor = b""
+            txn.commit()
+            self._prunings.popleft()
+        else:
+            txn.commit()
+            self._cursor = page[-1][0] + b"\0"
+        return 2 * len(page) + len(txn.staged) + 1
+
+    def _drop_unseen(self, txn: Transaction, k: bytes, gone: int, following: int) -> None:
+        """Stage the end of the past records of K around `gone` that no snapshot sees any more."""
+        lower, upper = keys.past_from(k, gone)
+        if following:
+            upper = keys.past(k, following)
+        for key, value in scan_store(self._volume.store, lower, upper):
+            head = decode_head(value)
+            _, until = keys.split_past(key)
+            if not txn.versions.sees(head.birth, until):
+                txn.delete_raw(key)
+                self._drop_chunks(txn, k, head, until)
+
+    def _drop_chunks(self, txn: Transaction, k: bytes, dropped: Head, until: int) -> None:
+        """Stage the end of the chunks that the dropped record alone named."""
+        named = filedata.named_chunks(k, dropped.payload)
+        if not named:
+            return
+        versions = txn.versions
+        oldest = min(slot.birth for _, _, slot in named)
+        kept = self._named(txn, k, 0 if oldest <= versions.rollback_txn else until + 1)
+        for content, index, slot in named:
+            if (content, index, slot.birth) in kept:
+                continue
+            if slot.birth > versions.rollback_txn and versions.sees(slot.birth, dropped.birth - 1):
+                continue
+            txn.delete_raw(keys.chunk(content, index, slot.birth))
+            txn.stored_bytes -= slot.length
+
+    def _named(self, txn: Transaction, k: bytes, from_txn: int) -> set[tuple[int, int, int]]:
+        """Return (content, index, birth) of the chunks that later records of K name.
+
+        That is the next record alone when none can be skipped, and all of them from txn 0.
+        """
+        lower, upper = keys.past_from(k, from_txn)
+        everything = from_txn == 0
+        payloads = [head_payload(value) for _, value in txn.scan_raw(lower, upper, 1 << 20 if everything else 1)]
+        if everything or not payloads:
+            live = txn.load(k)
+            if live is not None:
+                payloads.append(live)
+        chunks: set[tuple[int, int, int]] = set()
+        for payload in payloads:
+            slots: list[tuple[int, int, Slot]] = filedata.named_chunks(k, payload)
+            chunks.update((content, index, slot.birth) for content, index, slot in slots)
+        return chunks
+
+    def _trim_log(self, budget: int) -> bool:
+        """Remove the change log of txns older than the oldest snapshot; tell whether some is left.
+
+        Nothing asks for it any more: diff and rollback begin at a snapshot, pruning behind one.
+        """
+        versions = self._volume.versions
+        oldest = versions.sealed[0] if versions.sealed else versions.txn
+        if self._trim_from >= oldest:
+            return False
+        lower, upper = keys.log_range(self._trim_from, oldest - 1)
+        page = self._volume.store.scan(lower, upper, budget)
+        if page:
+            self._volume.store.write({key: None for key, _ in page})
+            self._trim_from = keys.split_log(page[-1][0])[0]
+        if len(page) < budget:
+            self._trim_from = oldest
+            return False
+        return True
