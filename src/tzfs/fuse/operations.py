@@ -1,0 +1,423 @@
+"""The request handlers of pyfuse3: each translates one kernel request into one call of the core.
+
+Live inodes, nearly all of the traffic, go straight to the core: their kernel number is the core's number.
+All other numbers belong to `.snapshots` and go through `Views`. Nothing here awaits between the core's call
+and the bookkeeping of its answer, so handlers need no locks; those that await at all (fsync, snapshots) do
+it before or instead of their core call.
+
+What the kernel is told to keep: names, missing names and attributes for a day, and file contents over close
+and open (keep_cache), because the live tree changes only by requests. Names under `.snapshots` come and go
+by commands too, so it must ask for them every time.
+
+Closing a file needs no handler: `flush` is answered with ENOSYS once and then never sent. With the writeback
+cache close(2) has written the dirty pages before, without it each write(2) has, and every write is in the
+store's log before it is answered, which a killed daemon does not lose.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
+
+from tzfs import acl
+from tzfs.errors import CrossDevice, Invalid, NoAttribute, NoEntry, NotSupported, ReadOnly
+from tzfs.fuse.attributes import CACHED_S, attributes, changes, no_entry, statistics
+from tzfs.fuse.boundary import notice, request
+from tzfs.fuse.handles import Handle, Handles, LookupCounts, Programs
+from tzfs.fuse.views import (
+    LIVE,
+    SNAPSHOTS_NAME,
+    SNAPSHOTS_VIEW,
+    VIEW_SHIFT,
+    Seen,
+    Views,
+    refuse_change,
+    refuse_new_name,
+    refuse_old_name,
+    view_of,
+)
+from tzfs.records import INODE_MAX, Caller, Inode, Snapshot
+
+if TYPE_CHECKING:
+    from tzfs.filesystem import Filesystem
+
+Ctx = RequestContext
+
+_RENAME_FLAGS = pyfuse3.RENAME_NOREPLACE | pyfuse3.RENAME_EXCHANGE
+_XATTR_SPACES = (b"user.", b"trusted.", b"security.")
+_ACLS = (acl.ACCESS, acl.DEFAULT)
+
+_Line = tuple[int, bytes, Seen, float]
+"""One line of a listing: cookie, name, what it names, and how long the kernel may keep the name (seconds)."""
+
+
+class Operations(pyfuse3.Operations):
+    """What the kernel may ask of a mounted filesystem.
+
+    sync: makes all earlier changes durable. flush: writes out the kernel's dirty pages of this mount.
+    host_free: (free, total) bytes of the disk under the store. writeback: let the kernel's writeback cache
+    collect writes; it then owns the times of regular files.
+    """
+
+    supports_dot_lookup = True
+    enable_acl = True
+
+    def __init__(
+        self,
+        fs: Filesystem,
+        *,
+        sync: Callable[[], Awaitable[None]],
+        flush: Callable[[], Awaitable[None]],
+        host_free: Callable[[], tuple[int, int]],
+        writeback: bool = True,
+    ) -> None:
+        super().__init__()
+        self.enable_writeback_cache = writeback
+        self._fs = fs
+        self._sync = sync
+        self._flush = flush
+        self._host_free = host_free
+        self._stamp = not writeback
+        self._views = Views(fs)
+        self._known = LookupCounts()
+        self._handles = Handles()
+        self._programs = Programs()
+        self._no_entry = no_entry()
+
+    # --------------------------------------------------------------- helpers
+
+    def _caller(self, ctx: Ctx) -> Caller:
+        return Caller(ctx.uid, ctx.gid, ctx.pid, self._programs.name(ctx.pid))
+
+    def _entry(self, inode: Inode, view: int = LIVE, entry_timeout: float = CACHED_S) -> EntryAttributes:
+        """Return an answer that makes the kernel know an inode (once more), and count that."""
+        self._count(inode.number, view)
+        return attributes(inode, view, entry_timeout=entry_timeout)
+
+    def _count(self, number: int, view: int) -> None:
+        if view == LIVE:
+            self._known.add(number)
+        else:
+            self._views.hold(view)
+
+    async def take_snapshot(self, label: bytes | None, caller: Caller) -> Snapshot:
+        """Take a snapshot that holds every write that returned before, those in the page cache included."""
+        await self._flush()
+        return self._fs.snapshot(label, caller)
+
+    # ----------------------------------------------------- names and attributes
+
+    @request
+    async def lookup(self, parent_inode: int, name: bytes, ctx: Ctx) -> EntryAttributes:
+        """Find a name. That it is missing is remembered by the kernel too, except under `.snapshots`."""
+        if parent_inode <= INODE_MAX and name != SNAPSHOTS_NAME:
+            try:
+                return self._entry(self._fs.lookup(parent_inode, name))
+            except NoEntry:
+                return self._no_entry
+        view, inode = self._views.lookup(parent_inode, name)
+        return self._entry(inode, view, 0.0 if view_of(parent_inode) == SNAPSHOTS_VIEW else CACHED_S)
+
+    @notice
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        """Take back lookup counts; orphans among what the kernel knows no more may be reclaimed.
+
+        No handle is open then: the kernel holds an inode until the release of its last file was answered
+        (`fuse_release_end` in fs/fuse/file.c). The core ignores numbers that still have a name.
+        """
+        gone = []
+        for st_ino, lookups in inode_list:
+            if st_ino > INODE_MAX:
+                self._views.forget(view_of(st_ino), lookups)
+            elif self._known.subtract(st_ino, lookups):
+                gone.append(st_ino)
+        if gone and not self._fs.read_only:
+            self._fs.release(gone)
+
+    @request
+    async def getattr(self, inode: int, ctx: Ctx) -> EntryAttributes:
+        """Return attributes; the kernel learns no name by it, so nothing is counted."""
+        if inode <= INODE_MAX:
+            return attributes(self._fs.getattr(inode), LIVE)
+        return attributes(self._views.getattr(inode), view_of(inode))
+
+    @request
+    async def setattr(
+        self, inode: int, attr: EntryAttributes, fields: pyfuse3.SetattrFields, fh: int | None, ctx: Ctx
+    ) -> EntryAttributes:
+        """Change attributes: chmod, chown, truncate, utimensat, and the times of the writeback cache."""
+        refuse_change(inode)
+        return attributes(self._fs.setattr(inode, changes(attr, fields), self._caller(ctx)), LIVE)
+
+    @request
+    async def readlink(self, inode: int, ctx: Ctx) -> bytes:
+        """Return a symlink's target."""
+        number, at = self._views.place(inode)
+        return self._fs.readlink(number, at=at)
+
+    @request
+    async def access(self, inode: int, mode: int, ctx: Ctx) -> bool:
+        """Allow: with default_permissions the kernel has checked."""
+        return True
+
+    # --------------------------------------------------------- making and removing
+
+    @request
+    async def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: Ctx) -> EntryAttributes:
+        """Make a file of any type but a directory or a symlink."""
+        refuse_new_name(parent_inode, name)
+        return self._entry(self._fs.mknod(parent_inode, name, mode, rdev, self._caller(ctx)))
+
+    @request
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: Ctx
+    ) -> tuple[FileInfo, EntryAttributes]:
+        """Make a regular file and open it."""
+        refuse_new_name(parent_inode, name)
+        caller = self._caller(ctx)
+        inode = self._fs.mknod(parent_inode, name, stat.S_IFREG | stat.S_IMODE(mode), 0, caller)
+        return FileInfo(fh=self._handles.open(inode.number, LIVE, None, caller)), self._entry(inode)
+
+    @request
+    async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: Ctx) -> EntryAttributes:
+        """Make a directory; in `.snapshots`, take a snapshot with that label and show it."""
+        if view_of(parent_inode) == SNAPSHOTS_VIEW:
+            await self.take_snapshot(name, self._caller(ctx))
+            view, inode = self._views.lookup(parent_inode, name)
+            return self._entry(inode, view, 0.0)
+        refuse_new_name(parent_inode, name)
+        return self._entry(self._fs.mkdir(parent_inode, name, mode, self._caller(ctx)))
+
+    @request
+    async def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: Ctx) -> EntryAttributes:
+        """Make a symlink."""
+        refuse_new_name(parent_inode, name)
+        return self._entry(self._fs.symlink(parent_inode, name, target, self._caller(ctx)))
+
+    @request
+    async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: Ctx) -> EntryAttributes:
+        """Give a file another name; not to one of a snapshot, which is on another device, so to speak."""
+        refuse_new_name(new_parent_inode, new_name)
+        _refuse_leaving(inode)
+        return self._entry(self._fs.link(inode, new_parent_inode, new_name, self._caller(ctx)))
+
+    @request
+    async def unlink(self, parent_inode: int, name: bytes, ctx: Ctx) -> None:
+        """Remove a name; the inode stays while it has another, or the kernel holds it."""
+        refuse_old_name(parent_inode, name)
+        self._fs.unlink(parent_inode, name, self._caller(ctx))
+
+    @request
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: Ctx) -> None:
+        """Remove an empty directory; in `.snapshots`, delete a snapshot."""
+        if view_of(parent_inode) == SNAPSHOTS_VIEW:
+            self._views.remove(parent_inode, name, self._caller(ctx))
+            return
+        refuse_old_name(parent_inode, name)
+        self._fs.rmdir(parent_inode, name, self._caller(ctx))
+
+    @request
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: Ctx,
+    ) -> None:
+        """Move a name. Out of a snapshot is EXDEV, so that `mv` copies; into one, or within, is EROFS."""
+        if flags & ~_RENAME_FLAGS:
+            raise Invalid(f"rename flags {flags:#x}")
+        refuse_change(parent_inode_new)
+        _refuse_leaving(parent_inode_old)
+        refuse_old_name(parent_inode_old, name_old)
+        refuse_old_name(parent_inode_new, name_new)
+        self._fs.rename(
+            old_parent=parent_inode_old,
+            old_name=name_old,
+            new_parent=parent_inode_new,
+            new_name=name_new,
+            flags=flags,
+            caller=self._caller(ctx),
+        )
+
+    # --------------------------------------------------------------------- files
+
+    @request
+    async def open(self, inode: int, flags: int, ctx: Ctx) -> FileInfo:
+        """Open a file; O_TRUNC is ours to do, the kernel leaves it to us in the same request."""
+        number, at = self._views.place(inode)
+        if inode > INODE_MAX and (flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC):
+            raise ReadOnly("history does not change")
+        caller = self._caller(ctx)
+        if flags & os.O_TRUNC:
+            self._fs.truncate_on_open(number, caller)
+        return FileInfo(fh=self._handles.open(number, view_of(inode), at, caller))
+
+    @request
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        """Read; files opened for writing only are read too, by the writeback cache."""
+        handle = self._handles[fh]
+        return self._fs.read(handle.number, off, size, at=handle.at)
+
+    @request
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        """Write; the writer in the change log is who opened the file."""
+        handle = self._handles[fh]
+        return self._fs.write(handle.number, off, buf, handle.caller, stamp=self._stamp)
+
+    async def flush(self, fh: int) -> None:
+        """Decline for good; see the module's text."""
+        raise FUSEError(errno.ENOSYS)
+
+    @request
+    async def fsync(self, fh: int, datasync: bool) -> None:  # noqa: FBT001 - pyfuse3's signature
+        """Make the file durable, and with it everything done before."""
+        await self._sync()
+
+    @request
+    async def release(self, fh: int) -> None:
+        """Close a handle."""
+        self._handles.close(fh)
+
+    # --------------------------------------------------------------- directories
+
+    @request
+    async def opendir(self, inode: int, ctx: Ctx) -> int:
+        """Open a directory. Nothing but its number is kept, however many names it has."""
+        number, at = self._views.place(inode)
+        return self._handles.open(number, view_of(inode), at, Caller(ctx.uid, ctx.gid, ctx.pid, b""))
+
+    @request
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        """List a directory from a cookie on, with attributes, as far as the kernel's buffer goes.
+
+        "." and ".." have cookies 1 and 2; the kernel does not count them as lookups.
+        """
+        handle = self._handles[fh]
+        accepted = 0
+        for cookie, name, (view, inode), timeout in self._listing(handle, start_id):
+            if not pyfuse3.readdir_reply(token, name, attributes(inode, view, entry_timeout=timeout), cookie):
+                self._views.forget(view, 0)
+                break
+            if cookie > _DOTDOT:
+                self._count(inode.number, view)
+                accepted += 1
+        handle.batch = max(_BATCH_MIN, accepted + 1)
+
+    def _listing(self, handle: Handle, after: int) -> Iterator[_Line]:
+        """Yield the lines of a directory after a cookie."""
+        view, number = handle.view, handle.number
+        st_ino = view << VIEW_SHIFT | number
+        if after < _DOT:
+            yield _DOT, b".", self._seen(st_ino, b"."), 0.0
+        if after < _DOTDOT:
+            yield _DOTDOT, b"..", self._seen(st_ino, b".."), 0.0
+        after = max(after, _DOTDOT)
+        if view == SNAPSHOTS_VIEW:
+            for cookie, name, seen in self._views.snapshots(number, after):
+                yield cookie, name, seen, 0.0
+            return
+        while True:
+            entries = self._fs.readdir(number, after, handle.batch, at=handle.at)
+            for after, name, inode in entries:
+                yield after, name, Seen(view, inode), CACHED_S
+            if len(entries) < handle.batch:
+                return
+
+    def _seen(self, st_ino: int, name: bytes) -> Seen:
+        if st_ino > INODE_MAX:
+            return self._views.lookup(st_ino, name)
+        return Seen(LIVE, self._fs.lookup(st_ino, name))
+
+    @request
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:  # noqa: FBT001 - pyfuse3's signature
+        """Make the directory durable, and with it everything done before."""
+        await self._sync()
+
+    @request
+    async def releasedir(self, fh: int) -> None:
+        """Close a handle."""
+        self._handles.close(fh)
+
+    @request
+    async def statfs(self, ctx: Ctx) -> pyfuse3.StatvfsData:
+        """Tell how much is used and free."""
+        return statistics(self._fs.usage(), self._host_free()[0])
+
+    # -------------------------------------------------------- extended attributes
+
+    @request
+    async def getxattr(self, inode: int, name: bytes, ctx: Ctx) -> bytes:
+        """Return an attribute. The kernel asks for `security.capability` before every write."""
+        if inode > INODE_MAX:
+            return self._views.getxattr(inode, name)
+        _check_attribute_name(name)
+        return self._fs.getxattr(inode, name)
+
+    @request
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: Ctx) -> None:
+        """Set an attribute; the core makes the mode follow an ACL."""
+        refuse_change(inode)
+        _check_attribute_name(name)
+        caller = self._caller(ctx)
+        if name == acl.ACCESS:
+            caller = self._with_file_group(inode, caller)
+        self._fs.setxattr(inode, name, value, caller)
+
+    def _with_file_group(self, number: int, caller: Caller) -> Caller:
+        """Return the caller as of the file's group, if that is one of its supplementary groups.
+
+        A request names one group only, and setting an ACL drops set-gid unless the caller is a member of the
+        file's group. The other groups are in /proc, too slow to read for nothing.
+        """
+        inode = self._fs.getattr(number)
+        if caller.uid == 0 or caller.gid == inode.gid or not inode.mode & stat.S_ISGID:
+            return caller
+        try:
+            groups = pyfuse3.get_sup_groups(caller.pid)
+        except (OSError, RuntimeError):
+            return caller
+        return caller._replace(gid=inode.gid) if inode.gid in groups else caller
+
+    @request
+    async def listxattr(self, inode: int, ctx: Ctx) -> list[bytes]:
+        """Return the names of attributes; `trusted` ones only to root, as every filesystem does itself."""
+        names = self._fs.listxattr(inode) if inode <= INODE_MAX else self._views.listxattr(inode)
+        return [name for name in names if ctx.uid == 0 or not name.startswith(b"trusted.")]
+
+    @request
+    async def removexattr(self, inode: int, name: bytes, ctx: Ctx) -> None:
+        """Remove an attribute; an ACL that is not there is removed without complaint, as by ext4."""
+        refuse_change(inode)
+        _check_attribute_name(name)
+        try:
+            self._fs.removexattr(inode, name, self._caller(ctx))
+        except NoAttribute:
+            if name not in _ACLS:
+                raise
+
+
+_DOT = 1
+_DOTDOT = 2
+_BATCH_MIN = 8
+"""A buffer that a few long names fill says little about the next one."""
+
+
+def _check_attribute_name(name: bytes) -> None:
+    """Raise NotSupported for other namespaces than ours (xattr(7)); who may use which, the kernel checks."""
+    if not name.startswith(_XATTR_SPACES) and name not in _ACLS:
+        raise NotSupported(f"attribute {name!r}")
+
+
+def _refuse_leaving(st_ino: int) -> None:
+    """Raise CrossDevice for what would make a file of a snapshot live."""
+    if st_ino > INODE_MAX:
+        raise CrossDevice("a snapshot's file cannot be moved or linked: copy it")
