@@ -1,0 +1,144 @@
+"""How a command reaches a mounted filesystem: JSON lines on a Unix socket.
+
+    <store>/filesystems/<id>/control.sock     mode 0600; the server checks the peer's uid besides
+
+    request   {"command": "snapshot", "arguments": {"label": "before"}}
+    answer    {"ok": true, "result": {...}}
+              {"ok": false, "error": {"class": "SnapshotMissing", "message": "..."}}
+
+One object a line, in order; a connection carries any number. This module is the protocol and the
+client, which is synchronous and imports little, because a command line waits for it;
+`tzfs.control_server` is the other end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from tzfs import errors
+from tzfs.errors import ControlError, DaemonGone, TzfsError
+
+SOCKET_NAME: Final = "control.sock"
+REQUEST_BYTES_MAX: Final = 1 << 20
+"""A request is a command and a few names; what is longer is not one of ours."""
+ANSWER_BYTES_MAX: Final = 1 << 28
+"""An answer lists snapshots or changes: about 100 bytes each, so millions of them fit."""
+ANSWER_TIMEOUT_S: Final = 600.0
+"""How long a client waits: a snapshot writes out what the kernel holds dirty, which may be gigabytes."""
+CONNECT_TIMEOUT_S: Final = 10
+"""How long a client waits for its turn when too many are connected already."""
+_TIMEVAL = struct.Struct("ll")
+
+Json = dict[str, Any]
+
+
+def encode(message: Json) -> bytes:
+    """Return one line. Names that are no UTF-8 travel as lone surrogates, which JSON escapes."""
+    return json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def decode(line: bytes) -> Json:
+    """Return the object of one line; `ControlError` if it is none."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        raise ControlError("not a line of JSON") from None
+    if not isinstance(message, dict):
+        raise ControlError("not a JSON object")
+    return message
+
+
+def error_answer(error: TzfsError) -> Json:
+    """Return the answer that makes `call` raise the same class at the other end."""
+    return {"ok": False, "error": {"class": type(error).__name__, "message": str(error)}}
+
+
+def _error_from(description: object) -> TzfsError:
+    """Return the error that an answer describes."""
+    if not isinstance(description, dict):
+        return ControlError("the daemon failed without a reason")
+    kind = getattr(errors, str(description.get("class")), None)
+    if not (isinstance(kind, type) and issubclass(kind, TzfsError)):
+        kind = ControlError
+    return kind(str(description.get("message", "")))
+
+
+@contextlib.contextmanager
+def socket_address(directory: Path) -> Iterator[str]:
+    """Yield a name of the socket in `directory` that fits a sockaddr_un, however deep the store is.
+
+    The 108 bytes of unix(7) are less than a path may have; the descriptor of the directory is a short
+    way to the same place.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{SOCKET_NAME}"
+    finally:
+        os.close(descriptor)
+
+
+class Client:
+    """A connection to the daemon of one mounted filesystem."""
+
+    def __init__(self, directory: Path, *, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+        """Connect to the daemon of the filesystem in `directory`; `DaemonGone` if there is none."""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        # Not settimeout, which makes the socket non-blocking: on such a one connect(2) does not wait for
+        # room in the backlog of listen(2) but fails with EAGAIN. A send timeout bounds it as well.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(CONNECT_TIMEOUT_S, 0))
+        try:
+            with socket_address(directory) as address:
+                self._socket.connect(address)
+        except BlockingIOError as error:
+            self._socket.close()
+            raise ControlError("the daemon is too busy to answer: try again") from error
+        except PermissionError as error:
+            self._socket.close()
+            raise ControlError("only the user who mounted it, and root, can ask its daemon") from error
+        except OSError as error:
+            self._socket.close()
+            raise DaemonGone(f"no daemon answers in {directory}") from error
+        self._socket.settimeout(timeout_s)
+        self._lines = self._socket.makefile("rb")
+
+    def call(self, command: str, **arguments: object) -> Json:
+        """Run a command in the daemon and return its result; raises what it raised there."""
+        try:
+            self._socket.sendall(encode({"command": command, "arguments": arguments}))
+            line = self._lines.readline(ANSWER_BYTES_MAX)
+        except TimeoutError:
+            raise ControlError("the daemon does not answer: see its log, daemon.log in the store") from None
+        except OSError as error:
+            raise DaemonGone("the daemon ended while it was asked: see its log, daemon.log") from error
+        if not line.endswith(b"\n"):
+            raise DaemonGone("the daemon ended while it was asked: see its log, daemon.log")
+        answer = decode(line)
+        if answer.get("ok") is not True:
+            raise _error_from(answer.get("error"))
+        result = answer.get("result")
+        if not isinstance(result, dict):
+            raise ControlError("the daemon's answer has no result")
+        return result
+
+    def close(self) -> None:
+        """Hang up."""
+        self._lines.close()
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Hang up."""
+        self.close()

@@ -1,0 +1,134 @@
+"""The daemon's end of the control socket: serves `tzfs.control` as one trio task.
+
+Nothing that a client does may cost the mount anything: requests are bounded in size, connections in
+number, and both ends of a conversation in time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from tzfs.control import REQUEST_BYTES_MAX, SOCKET_NAME, Json, decode, encode, error_answer, socket_address
+from tzfs.errors import ControlError, TzfsError
+
+log = logging.getLogger(__name__)
+
+CONNECTIONS_MAX: Final = 32
+"""At a time; who comes then waits in the backlog of listen(2)."""
+IDLE_S: Final = 60.0
+"""How long a connection may be silent between two requests."""
+TRANSFER_S: Final = 10.0
+"""How long a client may take to send a request that it began, or to take an answer."""
+_RECEIVE_BYTES: Final = 65536
+_UCRED = struct.Struct("3i")
+"""struct ucred of unix(7): pid, uid, gid."""
+
+Handler = Callable[[str, Json], Awaitable[Json]]
+"""Runs a command with its arguments; what it raises as `TzfsError` becomes the answer."""
+
+
+def listen(directory: Path) -> socket.socket:
+    """Bind the control socket of the filesystem in `directory`, replacing one that a dead daemon left.
+
+    The caller holds the directory's lock, so no living daemon can own the name.
+    """
+    (directory / SOCKET_NAME).unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    # On Linux the mode of the socket becomes the mode of the name that bind(2) makes: it is never
+    # open to others, not even between bind and a chmod.
+    os.fchmod(listener.fileno(), 0o600)
+    with socket_address(directory) as address:
+        listener.bind(address)
+    listener.listen(CONNECTIONS_MAX)
+    return listener
+
+
+async def run(listener: socket.socket, handler: Handler) -> None:
+    """Serve until cancelled; closes `listener` then."""
+    server = trio.socket.from_stdlib_socket(listener)
+    free = trio.CapacityLimiter(CONNECTIONS_MAX)
+    with server:
+        async with trio.open_nursery() as nursery:
+            while True:
+                token = object()
+                await free.acquire_on_behalf_of(token)
+                connection, _ = await server.accept()
+                nursery.start_soon(_serve, connection, handler, free, token)
+
+
+async def _serve(
+    connection: trio.socket.SocketType, handler: Handler, free: trio.CapacityLimiter, token: object
+) -> None:
+    """Serve one connection to its end."""
+    try:
+        with connection:
+            if not _is_allowed(connection):
+                log.warning("a process of another user asked on the control socket and was refused")
+                return
+            await _converse(trio.SocketStream(connection), handler)
+    except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+        log.info("a client of the control socket hung up or was too slow")
+    finally:
+        free.release_on_behalf_of(token)
+
+
+def _is_allowed(connection: trio.socket.SocketType) -> bool:
+    """Tell whether the peer is our user or root."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    _, uid, _ = _UCRED.unpack(credentials)
+    return uid in (0, os.geteuid())
+
+
+async def _converse(stream: trio.SocketStream, handler: Handler) -> None:
+    """Answer request after request."""
+    pending = bytearray()
+    while True:
+        line = await _receive_line(stream, pending)
+        if line is None:
+            return
+        try:
+            answer = await _answer(line, handler)
+        except TzfsError as error:
+            answer = error_answer(error)
+        except Exception as error:
+            # A bug in a command must not end the mount that happens to serve it.
+            log.exception("command failed: %.200r", line)
+            answer = error_answer(ControlError(f"the daemon failed: {type(error).__name__}, see its log"))
+        with trio.fail_after(TRANSFER_S):
+            await stream.send_all(encode(answer))
+
+
+async def _receive_line(stream: trio.SocketStream, pending: bytearray) -> bytes | None:
+    """Return the next line, None at the end; `pending` holds what came after the last one.
+
+    A client that sends too much without a line's end, or too slowly, is hung up on.
+    """
+    while (end := pending.find(b"\n")) < 0:
+        if len(pending) > REQUEST_BYTES_MAX:
+            log.warning("a request of more than %d bytes was refused", REQUEST_BYTES_MAX)
+            return None
+        with trio.fail_after(TRANSFER_S if pending else IDLE_S):
+            received = await stream.receive_some(_RECEIVE_BYTES)
+        if not received:
+            return None
+        pending += received
+    line = bytes(pending[:end])
+    del pending[: end + 1]
+    return line
+
+
+async def _answer(line: bytes, handler: Handler) -> Json:
+    """Return the answer to one request."""
+    request = decode(line)
+    command, arguments = request.get("command"), request.get("arguments", {})
+    if not isinstance(command, str) or not isinstance(arguments, dict):
+        raise ControlError("a request has a command and arguments")
+    return {"ok": True, "result": await handler(command, arguments)}
