@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import stat
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tzfs import keys
 from tzfs.errors import CorruptRecord
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tzfs.filesystem import Filesystem
+
+_CHUNKS_A_PAGE: Final = 64
+"""Chunks read at once: 64 MiB at the largest chunk size."""
 
 
 class Finding(NamedTuple):
@@ -44,6 +47,8 @@ class _Scan(NamedTuple):
     """By content: the slots beyond the first chunk."""
     xattrs: Counter[int]
     births: dict[bytes, int]
+    stored: dict[tuple[int, int, int], int]
+    """Bytes of each chunk, by (content, index, birth)."""
     undecodable: list[str]
 
 
@@ -56,9 +61,16 @@ def check(fs: Filesystem) -> list[Finding]:
     return findings
 
 
+def _space(space: bytes) -> tuple[bytes, bytes]:
+    """Return [lower, upper): all keys of a space."""
+    return space, bytes((space[0] + 1,))
+
+
 def _scan(fs: Filesystem) -> _Scan:
-    scan = _Scan({}, defaultdict(list), Counter(), defaultdict(dict), Counter(), {}, [])
-    for key, value in scan_store(fs.store, keys.HEAD, bytes((keys.HEAD[0] + 1,))):
+    scan = _Scan({}, defaultdict(list), Counter(), defaultdict(dict), Counter(), {}, {}, [])
+    for key, value in scan_store(fs.store, *_space(keys.DATA), page=_CHUNKS_A_PAGE):
+        scan.stored[keys.split_chunk(key)] = len(value)
+    for key, value in scan_store(fs.store, *_space(keys.HEAD)):
         k = key[1:]
         try:
             birth, _, payload = decode_head(value)
@@ -111,7 +123,7 @@ def _entries_name_inodes(fs: Filesystem, scan: _Scan) -> Iterator[str]:
                 yield f"{name!r} in directory {parent} has cookie {cookie}"
 
 
-def _links_are_counted(_: Filesystem, scan: _Scan) -> Iterator[str]:
+def _links_are_counted(_fs: Filesystem, scan: _Scan) -> Iterator[str]:
     subdirectories = Counter(
         entries[0].parent
         for number, entries in scan.entries.items()
@@ -129,7 +141,7 @@ def _links_are_counted(_: Filesystem, scan: _Scan) -> Iterator[str]:
             yield f"inode {number} has nlink {inode.nlink}, not {expected}"
 
 
-def _directories_are_a_tree(_: Filesystem, scan: _Scan) -> Iterator[str]:
+def _directories_are_a_tree(_fs: Filesystem, scan: _Scan) -> Iterator[str]:
     for number, inode in scan.inodes.items():
         entries = scan.entries.get(number, [])
         if inode.is_directory:
@@ -168,16 +180,12 @@ def _orphans_are_marked(fs: Filesystem, scan: _Scan) -> Iterator[str]:
 
 
 def _slots_have_their_bytes(fs: Filesystem, scan: _Scan) -> Iterator[str]:
-    stored = {
-        keys.split_chunk(key): len(value)
-        for key, value in scan_store(fs.store, keys.DATA, bytes((keys.DATA[0] + 1,)))
-    }
     for number, inode in scan.inodes.items():
         slots = dict(scan.maps.get(inode.content, {})) if inode.is_regular else {}
         if inode.chunk0_birth:
             slots[0] = Slot(inode.chunk0_birth, inode.chunk0_length)
         for index, (birth, length) in slots.items():
-            if stored.get((inode.content, index, birth)) != length:
+            if scan.stored.get((inode.content, index, birth)) != length:
                 yield f"chunk {index} of inode {number} (content {inode.content}, txn {birth}) is not there"
             if index * fs.chunk_size + length > inode.size:
                 yield f"chunk {index} of inode {number} reaches beyond its size"
@@ -198,7 +206,7 @@ def _maps_belong(fs: Filesystem, scan: _Scan) -> Iterator[str]:
 def _past_is_ordered(fs: Filesystem, scan: _Scan) -> Iterator[str]:
     pruned = not any(True for _ in scan_store(fs.store, *keys.meta_range(b"P")))
     previous_k, previous_until = b"", 0
-    for key, value in scan_store(fs.store, keys.PAST, bytes((keys.PAST[0] + 1,))):
+    for key, value in scan_store(fs.store, *_space(keys.PAST)):
         k, until = keys.split_past(key)
         birth, _, payload = decode_head(value)
         named_chunks(k, payload)
@@ -213,16 +221,14 @@ def _past_is_ordered(fs: Filesystem, scan: _Scan) -> Iterator[str]:
         previous_k, previous_until = k, until
 
 
-def _chunks_are_named(fs: Filesystem, _: _Scan) -> Iterator[str]:
+def _chunks_are_named(fs: Filesystem, scan: _Scan) -> Iterator[str]:
     named = set()
     for space in (keys.HEAD, keys.PAST):
-        for key, value in scan_store(fs.store, space, bytes((space[0] + 1,))):
+        for key, value in scan_store(fs.store, *_space(space)):
             k = key[1:] if space == keys.HEAD else keys.split_past(key)[0]
             for content, index, slot in named_chunks(k, decode_head(value).payload):
                 named.add((content, index, slot.birth, slot.length))
-    found = set()
-    for key, value in scan_store(fs.store, keys.DATA, bytes((keys.DATA[0] + 1,))):
-        found.add((*keys.split_chunk(key), len(value)))
+    found = {(*chunk, length) for chunk, length in scan.stored.items()}
     for content, index, birth, length in sorted(found - named):
         yield f"chunk {index} of content {content} (txn {birth}, {length} bytes) is named by no record"
     for content, index, birth, _ in sorted(named - found):
@@ -233,7 +239,7 @@ def _counters_are_exact(fs: Filesystem, scan: _Scan) -> Iterator[str]:
     counters = fs.volume.counters
     live = [inode for inode in scan.inodes.values() if inode.nlink]
     live_bytes = sum(inode.stored_bytes for inode in live)
-    stored = sum(len(value) for _, value in scan_store(fs.store, keys.DATA, bytes((keys.DATA[0] + 1,))))
+    stored = sum(scan.stored.values())
     if counters.inodes != len(live):
         yield f"{counters.inodes} inodes are counted, {len(live)} are there"
     if counters.live_bytes != live_bytes:
@@ -248,7 +254,7 @@ def _counters_are_exact(fs: Filesystem, scan: _Scan) -> Iterator[str]:
 def _changes_are_logged(fs: Filesystem, scan: _Scan) -> Iterator[str]:
     oldest = fs.versions.sealed[0] if fs.versions.sealed else fs.txn
     logged = set()
-    for key, value in scan_store(fs.store, keys.LOG, bytes((keys.LOG[0] + 1,))):
+    for key, value in scan_store(fs.store, *_space(keys.LOG)):
         decode_log(value)
         txn, k = keys.split_log(key)
         logged.add((txn, k))
@@ -259,13 +265,13 @@ def _changes_are_logged(fs: Filesystem, scan: _Scan) -> Iterator[str]:
             yield f"the change of {k.hex()} in txn {birth} is not logged"
 
 
-def _xattrs_belong(_: Filesystem, scan: _Scan) -> Iterator[str]:
+def _xattrs_belong(_fs: Filesystem, scan: _Scan) -> Iterator[str]:
     for number in scan.xattrs:
         if number not in scan.inodes:
             yield f"inode {number} is missing and has extended attributes"
 
 
-def _snapshots_are_sound(fs: Filesystem, _: _Scan) -> Iterator[str]:
+def _snapshots_are_sound(fs: Filesystem, _heads: _Scan) -> Iterator[str]:
     labels: Counter[bytes] = Counter()
     for row in fs.snapshots():
         if not 0 < row.txn < fs.txn:
@@ -278,7 +284,7 @@ def _snapshots_are_sound(fs: Filesystem, _: _Scan) -> Iterator[str]:
             yield f"label {label!r} is given {count} times"
 
 
-def _past_entries_name_inodes(fs: Filesystem, _: _Scan) -> Iterator[str]:
+def _past_entries_name_inodes(fs: Filesystem, _heads: _Scan) -> Iterator[str]:
     """Look at each superseded entry from the last snapshot that sees it, and at the inode it names there."""
     lower, upper = keys.kind_range(keys.ENTRY)
     for key, value in scan_store(fs.store, keys.PAST + lower, keys.PAST + upper):
@@ -293,7 +299,7 @@ def _past_entries_name_inodes(fs: Filesystem, _: _Scan) -> Iterator[str]:
             yield f"{name!r} of snapshot {snapshot} names an inode that is missing there"
 
 
-def _types_fit(_: Filesystem, scan: _Scan) -> Iterator[str]:
+def _types_fit(_fs: Filesystem, scan: _Scan) -> Iterator[str]:
     for number, inode in scan.inodes.items():
         special = stat.S_ISCHR(inode.mode) or stat.S_ISBLK(inode.mode)
         if inode.rdev and not special:

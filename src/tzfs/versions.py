@@ -74,14 +74,16 @@ def scan_all(reader: Reader, lower: bytes, upper: bytes) -> Iterator[tuple[bytes
         lower = page[-1][0] + b"\0"
 
 
-def scan_store(store: Store, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield every (key, value) of a range of the store, page by page."""
+def scan_store(
+    store: Store, lower: bytes, upper: bytes, page: int = SCAN_PAGE
+) -> Iterator[tuple[bytes, bytes]]:
+    """Yield every (key, value) of a range of the store, `page` records at a time."""
     while True:
-        page = store.scan(lower, upper, SCAN_PAGE)
-        yield from page
-        if len(page) < SCAN_PAGE:
+        pairs = store.scan(lower, upper, page)
+        yield from pairs
+        if len(pairs) < page:
             return
-        lower = page[-1][0] + b"\0"
+        lower = pairs[-1][0] + b"\0"
 
 
 class Live:
