@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 from bisect import bisect_left, insort
-from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol
 
 import rocksdict
@@ -26,7 +25,6 @@ from tzfs.keys import DATA, HEAD, SPACES
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
-
 
 
 class Store(Protocol):
@@ -48,7 +46,7 @@ class Store(Protocol):
         """
 
     def sync(self) -> None:
-        """Return when every earlier write survives a power cut. Blocks: an event loop calls it in a thread."""
+        """Return when every earlier write survives a power cut. Blocks, so an event loop needs a thread."""
 
     def close(self) -> None:
         """Sync and let go of the database; the store is of no use afterwards."""
@@ -170,8 +168,9 @@ def _store_error(text: str) -> StoreError:
 class RocksStore:
     """A `Store` on RocksDB: one database directory, one process at a time, one column family a space."""
 
-    def __init__(self, database: rocksdict.Rdict) -> None:
+    def __init__(self, database: rocksdict.Rdict, *, read_only: bool = False) -> None:
         self._database = database
+        self._read_only = read_only
         self._families = {space[0]: database.get_column_family(space.decode()) for space in SPACES}
         self._handles = {space[0]: database.get_column_family_handle(space.decode()) for space in SPACES}
         self._closed = False
@@ -190,7 +189,7 @@ class RocksStore:
         access = rocksdict.AccessType.read_only() if read_only else rocksdict.AccessType.read_write()
         with _translated():
             options = _database_options(create=create)
-            return cls(rocksdict.Rdict(str(path), options, families, access))
+            return cls(rocksdict.Rdict(str(path), options, families, access), read_only=read_only)
 
     @staticmethod
     def destroy(path: Path) -> None:
@@ -219,18 +218,27 @@ class RocksStore:
         """See `Store.scan`.
 
         The upper bound goes into the engine's iterator: without it a scan that ends next to freshly
-        deleted keys walks all their tombstones before it can say so.
+        deleted keys walks all their tombstones before it can say so. A damaged block ends an iteration as
+        the last key does, and only `status` tells the two apart (it raises), which `items` never asks for:
+        the price is 0.3 us a record instead of 0.2.
         """
         try:
             bounds = rocksdict.ReadOptions()
             bounds.set_iterate_upper_bound(upper)
-            items = self._families[lower[0]].items(from_key=lower, read_opt=bounds)
-            return list(islice(items, limit))  # type: ignore[arg-type]
+            iterator = self._families[lower[0]].iter(bounds)
+            iterator.seek(lower)
+            pairs: list[tuple[bytes, bytes]] = []
+            valid, key, value, advance = iterator.valid, iterator.key, iterator.value, iterator.next
+            while len(pairs) < limit and valid():
+                pairs.append((key(), value()))
+                advance()
+            iterator.status()
         except Exception as error:
             raise _store_error(f"{error} (scan from {lower.hex()})") from error
+        return pairs
 
     def write(self, batch: Mapping[bytes, bytes | None]) -> None:
-        """See `Store.write`. Never with the engine's own sync option: it would hold the GIL over the fsync."""
+        """See `Store.write`. Never with the engine's own sync option: that holds the GIL over the fsync."""
         rocks = rocksdict.WriteBatch(raw_mode=True)
         put, delete, handles = rocks.put, rocks.delete, self._handles
         for key, value in batch.items():
@@ -244,9 +252,11 @@ class RocksStore:
             raise _store_error(str(error)) from error
 
     def sync(self) -> None:
-        """See `Store.sync`. Releases the GIL."""
+        """See `Store.sync`. Releases the GIL. A reader has nothing to sync, and the engine refuses it."""
+        if self._read_only:
+            return
         with _translated():
-            self._database.flush_wal(True)
+            self._database.flush_wal(sync=True)
 
     def flush(self) -> None:
         """Write all memtables to SST files. Blocks, releases the GIL."""
@@ -274,8 +284,8 @@ class RocksStore:
         if self._closed:
             return
         self._closed = True
+        self.sync()
         with _translated():
-            self._database.flush_wal(True)
             self._handles.clear()
             for family in self._families.values():
                 family.close()
