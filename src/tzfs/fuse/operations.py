@@ -17,6 +17,7 @@ store's log before it is answered, which a killed daemon does not lose.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -25,8 +26,7 @@ from typing import TYPE_CHECKING
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
 
-from tzfs import acl
-from tzfs.errors import CrossDevice, Invalid, NoAttribute, NoEntry, NotSupported, ReadOnly
+from tzfs.errors import CrossDevice, Invalid, NoEntry, ReadOnly
 from tzfs.fuse.attributes import CACHED_S, attributes, changes, no_entry, statistics
 from tzfs.fuse.boundary import notice, request
 from tzfs.fuse.handles import Handle, Handles, LookupCounts, Programs
@@ -42,16 +42,16 @@ from tzfs.fuse.views import (
     refuse_old_name,
     view_of,
 )
-from tzfs.records import INODE_MAX, Caller, Inode, Snapshot
+from tzfs.records import INODE_MAX, NOBODY, Caller, Inode, Snapshot
 
 if TYPE_CHECKING:
     from tzfs.filesystem import Filesystem
 
+_log = logging.getLogger("tzfs.fuse")
+
 Ctx = RequestContext
 
 _RENAME_FLAGS = pyfuse3.RENAME_NOREPLACE | pyfuse3.RENAME_EXCHANGE
-_XATTR_SPACES = (b"user.", b"trusted.", b"security.")
-_ACLS = (acl.ACCESS, acl.DEFAULT)
 
 _Line = tuple[int, bytes, Seen, float]
 """One line of a listing: cookie, name, what it names, and how long the kernel may keep the name (seconds)."""
@@ -106,10 +106,15 @@ class Operations(pyfuse3.Operations):
         else:
             self._views.hold(view)
 
-    async def take_snapshot(self, label: bytes | None, caller: Caller) -> Snapshot:
-        """Take a snapshot that holds every write that returned before, those in the page cache included."""
+    async def take_snapshot(self, label: bytes | None, caller: Caller = NOBODY) -> Snapshot:
+        """Take a snapshot that holds every write that returned before, those in the page cache included.
+
+        Raises `Exists` and `Invalid` for the label, `ReadOnly`.
+        """
         await self._flush()
-        return self._fs.snapshot(label, caller)
+        snapshot = self._fs.snapshot(label)
+        _log.info("snapshot %d for %s, pid %d, uid %d", snapshot.txn, caller.program, caller.pid, caller.uid)
+        return snapshot
 
     # ----------------------------------------------------- names and attributes
 
@@ -359,33 +364,13 @@ class Operations(pyfuse3.Operations):
         """Return an attribute. The kernel asks for `security.capability` before every write."""
         if inode > INODE_MAX:
             return self._views.getxattr(inode, name)
-        _check_attribute_name(name)
         return self._fs.getxattr(inode, name)
 
     @request
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: Ctx) -> None:
-        """Set an attribute; the core makes the mode follow an ACL."""
+        """Set an attribute. Who may use which namespace, the kernel has checked (xattr(7))."""
         refuse_change(inode)
-        _check_attribute_name(name)
-        caller = self._caller(ctx)
-        if name == acl.ACCESS:
-            caller = self._with_file_group(inode, caller)
-        self._fs.setxattr(inode, name, value, caller)
-
-    def _with_file_group(self, number: int, caller: Caller) -> Caller:
-        """Return the caller as of the file's group, if that is one of its supplementary groups.
-
-        A request names one group only, and setting an ACL drops set-gid unless the caller is a member of the
-        file's group. The other groups are in /proc, too slow to read for nothing.
-        """
-        inode = self._fs.getattr(number)
-        if caller.uid == 0 or caller.gid == inode.gid or not inode.mode & stat.S_ISGID:
-            return caller
-        try:
-            groups = pyfuse3.get_sup_groups(caller.pid)
-        except (OSError, RuntimeError):
-            return caller
-        return caller._replace(gid=inode.gid) if inode.gid in groups else caller
+        self._fs.setxattr(inode, name, value, self._caller(ctx))
 
     @request
     async def listxattr(self, inode: int, ctx: Ctx) -> list[bytes]:
@@ -395,26 +380,15 @@ class Operations(pyfuse3.Operations):
 
     @request
     async def removexattr(self, inode: int, name: bytes, ctx: Ctx) -> None:
-        """Remove an attribute; an ACL that is not there is removed without complaint, as by ext4."""
+        """Remove an attribute."""
         refuse_change(inode)
-        _check_attribute_name(name)
-        try:
-            self._fs.removexattr(inode, name, self._caller(ctx))
-        except NoAttribute:
-            if name not in _ACLS:
-                raise
+        self._fs.removexattr(inode, name, self._caller(ctx))
 
 
 _DOT = 1
 _DOTDOT = 2
 _BATCH_MIN = 8
 """A buffer that a few long names fill says little about the next one."""
-
-
-def _check_attribute_name(name: bytes) -> None:
-    """Raise NotSupported for other namespaces than ours (xattr(7)); who may use which, the kernel checks."""
-    if not name.startswith(_XATTR_SPACES) and name not in _ACLS:
-        raise NotSupported(f"attribute {name!r}")
 
 
 def _refuse_leaving(st_ino: int) -> None:

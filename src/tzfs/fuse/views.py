@@ -181,18 +181,11 @@ class Views:
             return Seen(SNAPSHOTS_VIEW, self._snapshots_directory(directory))
         if name == b"..":
             return Seen(LIVE, self._fs.getattr(directory))
-        snapshot = self._find(name)
+        snapshot = self._fs.find_snapshot(name)
         inode = self._directory_at(directory, snapshot.txn)
         if inode is None:
             raise NoEntry(f"directory {directory} did not exist in snapshot {snapshot.txn}")
         return Seen(self._view(Entrance(snapshot.txn, directory, name)), inode)
-
-    def _find(self, name: bytes) -> Snapshot:
-        """Return the snapshot of that very name: `007` is not a second name of 7."""
-        snapshot = self._fs.find_snapshot(name)
-        if name == LATEST or name in snapshot.labels or name == b"%d" % snapshot.txn:
-            return snapshot
-        raise SnapshotMissing(f"no snapshot {name!r}")
 
     def _directory_at(self, number: int, txn: int) -> Inode | None:
         """Return a directory as it was in a snapshot, or None where it had no name."""
