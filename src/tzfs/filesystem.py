@@ -27,6 +27,7 @@ from tzfs.errors import (
     SnapshotMissing,
 )
 from tzfs.filedata import FileData
+from tzfs.history import Change, Restored, Rollback, diff
 from tzfs.naming import Naming, Parents, load_directory
 from tzfs.reclaim import Reclaim
 from tzfs.records import NAME_MAX, NOBODY, SYMLINK_MAX, AttributeChanges, Caller, Entry, Inode, Snapshot, Usage
@@ -59,6 +60,9 @@ class Filesystem:
         self._naming = Naming(self.directories)
         self._snapshots = Snapshots(self.volume)
         self._reclaim = Reclaim(self.volume)
+        unfinished = Rollback.unfinished(self.volume)
+        if unfinished is not None and not read_only:
+            self._reclaim.release(unfinished.finish().inodes)
 
     @staticmethod
     def format(
@@ -381,6 +385,29 @@ class Filesystem:
         txn = self._snapshots.delete(name)
         self._reclaim.prune(txn)
         return txn
+
+    def diff(self, old: bytes, new: bytes | None = None) -> list[Change]:
+        """Return what differs at snapshot `new` (None: now) from snapshot `old`. Raises `SnapshotMissing`."""
+        later = None if new is None else self.find_snapshot(new).txn
+        return diff(self.volume, self.directories, self.find_snapshot(old).txn, later)
+
+    def rollback(self, name: bytes) -> tuple[Snapshot, Restored]:
+        """Make the tree what it was at a snapshot; return the snapshot of the present, and what changed.
+
+        The present is sealed first, so a rollback can be rolled back; later snapshots stay. Survives a crash
+        at any point: what was begun is finished at the next opening.
+        """
+        if self.read_only:
+            raise ReadOnly("the filesystem is read-only")
+        goal = self.find_snapshot(name)
+        while self._reclaim.run_slice(_ROOM_SLICE):
+            pass
+        present = self._snapshots.take(None)
+        if present.txn == goal.txn:
+            return present, Restored(set(), set())
+        rollback = Rollback(self.volume, goal.txn)
+        rollback.begin()
+        return present, rollback.finish()
 
     def reclaim(self, budget: int = 256) -> bool:
         """Run one slice of reclaim, about `budget` records; tell whether work is left."""

@@ -1,0 +1,265 @@
+"""What the change log gives: the difference between two moments, and the way back to one.
+
+Both read the changes of the txns in between and nothing else, so both cost what changed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from tzfs import inodes, keys
+from tzfs.errors import NoEntry
+from tzfs.records import (
+    NOBODY,
+    Inode,
+    LogRecord,
+    decode_entry,
+    decode_inode,
+    decode_log,
+    decode_mark,
+    encode_inode,
+    encode_mark,
+    encode_superblock,
+)
+from tzfs.versions import Past, scan_store
+from tzfs.volume import ROOT, Transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tzfs.directories import Directories
+    from tzfs.versions import Reader
+    from tzfs.volume import Volume
+
+ADDED: Final = "added"
+REMOVED: Final = "removed"
+CHANGED: Final = "changed"
+RENAMED: Final = "renamed"
+
+
+class Change(NamedTuple):
+    """One line of a difference.
+
+    kind: `ADDED`, `REMOVED`, `CHANGED` or `RENAMED`. path: from the root, without a leading slash, as it is
+    at the later moment (of what was removed: as it was). old_path: of what was renamed. inode: as it is at
+    the later moment, or was. writer: who made the first change in the last txn that touched it.
+    """
+
+    kind: str
+    path: bytes
+    old_path: bytes | None
+    inode: Inode
+    writer: LogRecord
+
+
+class Paths:
+    """Paths of inodes at one moment, each directory looked up once."""
+
+    def __init__(self, reader: Reader, directories: Directories) -> None:
+        self._reader = reader
+        self._directories = directories
+        self._known: dict[int, bytes | None] = {ROOT: b""}
+
+    def of_directory(self, number: int) -> bytes | None:
+        """Return the path of a directory, None where no way leads to it."""
+        if number not in self._known:
+            self._known[number] = None
+            try:
+                self._known[number] = self.of(inodes.load(self._reader, number))
+            except NoEntry:
+                pass
+        return self._known[number]
+
+    def of(self, inode: Inode) -> bytes | None:
+        """Return a path of an inode: of a file with several names one of them, None where none is known."""
+        if inode.number == ROOT:
+            return b""
+        name = self._directories.name_of(self._reader, inode) if inode.parent else None
+        return None if name is None else self.join(inode.parent, name)
+
+    def join(self, parent: int, name: bytes) -> bytes | None:
+        """Return the path of an entry."""
+        directory = self.of_directory(parent)
+        if directory is None:
+            return None
+        return directory + b"/" + name if directory else name
+
+
+def touched(volume: Volume, first: int, last: int) -> dict[bytes, LogRecord]:
+    """Return every K that changed in the txns `first` to `last`, and its last log record there."""
+    return {
+        keys.split_log(key)[1]: decode_log(value)
+        for key, value in scan_store(volume.store, *keys.log_range(first, last))
+    }
+
+
+def diff(volume: Volume, directories: Directories, old: int, new: int | None) -> list[Change]:
+    """Return what differs at snapshot `new` (None: now) from snapshot `old`, ordered by path.
+
+    A directory counts as changed when its own attributes are, not for what is in it.
+    """
+    log = touched(volume, old + 1, volume.versions.txn if new is None else new)
+    before: Reader = Past(volume.store, old)
+    after: Reader = volume.versions.live if new is None else Past(volume.store, new)
+    changes = list(_entry_changes(log, before, after, directories))
+    told = {change.inode.number for change in changes if change.kind != REMOVED}
+    changes += _inode_changes(log, before, after, directories, told)
+    return sorted(changes, key=lambda change: change.path)
+
+
+def _entry_changes(
+    log: dict[bytes, LogRecord], before: Reader, after: Reader, directories: Directories
+) -> Iterator[Change]:
+    """Yield what was added, removed and renamed; an inode that left one name for another was renamed."""
+    old_paths, new_paths = Paths(before, directories), Paths(after, directories)
+    gone: dict[int, list[tuple[bytes, LogRecord]]] = {}
+    come: dict[int, list[tuple[bytes, LogRecord]]] = {}
+    for k, record in log.items():
+        if k[:1] != keys.ENTRY:
+            continue
+        was, now = before.load(k), after.load(k)
+        if was == now:
+            continue
+        parent, _, name = keys.split_entry(k)
+        if was is not None:
+            path = old_paths.join(parent, name)
+            if path is not None:
+                gone.setdefault(decode_entry(was), []).append((path, record))
+        if now is not None:
+            path = new_paths.join(parent, name)
+            if path is not None:
+                come.setdefault(decode_entry(now), []).append((path, record))
+    for number, places in come.items():
+        left = gone.get(number, [])
+        inode = inodes.load(after, number)
+        for path, record in places:
+            if left:
+                yield Change(RENAMED, path, left.pop()[0], inode, record)
+            else:
+                yield Change(ADDED, path, None, inode, record)
+    for number, left in gone.items():
+        for path, record in left:
+            yield Change(REMOVED, path, None, inodes.load(before, number), record)
+
+
+def _inode_changes(
+    log: dict[bytes, LogRecord], before: Reader, after: Reader, directories: Directories, told: set[int]
+) -> Iterator[Change]:
+    """Yield the inodes that exist at both moments and differ, unless they are `told` already."""
+    paths = Paths(after, directories)
+    attributes = {
+        keys.number_of(k) for k in log if k[:1] == keys.XATTR and before.load(k) != after.load(k)
+    }
+    for k, record in log.items():
+        number = keys.number_of(k)
+        if k[:1] != keys.INODE or number in told:
+            continue
+        was, now = before.load(k), after.load(k)
+        if was is None or now is None:
+            continue
+        old, new = decode_inode(number, was), decode_inode(number, now)
+        if new.nlink == 0 or (_essence(old) == _essence(new) and number not in attributes):
+            continue
+        path = paths.of(new)
+        if path is not None:
+            yield Change(CHANGED, path, None, new, record)
+
+
+def _essence(inode: Inode) -> Inode:
+    """Return an inode without what changes when only its surroundings do."""
+    inode = inode._replace(atime_ns=0, ctime_ns=0, nlink=0, parent=0, cookie=0)
+    return inode._replace(size=0, mtime_ns=0) if inode.is_directory else inode
+
+
+class Restored(NamedTuple):
+    """What a rollback changed, for caches above: inode numbers, and entries as (parent, name)."""
+
+    inodes: set[int]
+    entries: set[tuple[int, bytes]]
+
+
+_KEYS_A_STEP: Final = 256
+
+
+class Rollback:
+    """The way back to a snapshot, in steps that survive a crash between any two.
+
+    The present must be sealed: then every record that goes is kept for the snapshot of the present, and
+    the rollback can itself be rolled back. Each step restores some keys in one transaction with its
+    counters; a mark says where it goes, and doing a step again changes nothing.
+    """
+
+    def __init__(self, volume: Volume, goal: int) -> None:
+        self._volume = volume
+        self._goal = goal
+        self._past = Past(volume.store, goal)
+        self.restored = Restored(set(), set())
+
+    @staticmethod
+    def unfinished(volume: Volume) -> Rollback | None:
+        """Return the rollback that a crash interrupted, if any."""
+        value = volume.store.get(keys.ROLLBACK)
+        return None if value is None else Rollback(volume, decode_mark(value))
+
+    def begin(self) -> None:
+        """Leave the mark; from here on the rollback will be finished, if need be at the next opening."""
+        volume = self._volume
+        superblock = volume.superblock._replace(rollback_txn=volume.versions.txn - 1)
+        volume.store.write(
+            {keys.ROLLBACK: encode_mark(self._goal), keys.SUPERBLOCK: encode_superblock(superblock)}
+        )
+        volume.superblock = superblock
+        volume.versions.rollback_txn = superblock.rollback_txn
+
+    def finish(self) -> Restored:
+        """Restore everything and take the mark away."""
+        volume = self._volume
+        ks = sorted(touched(volume, self._goal + 1, volume.versions.txn - 1))
+        for start in range(0, len(ks), _KEYS_A_STEP):
+            txn = Transaction(volume, NOBODY)
+            for k in ks[start : start + _KEYS_A_STEP]:
+                self._restore(txn, k)
+            txn.commit()
+        volume.store.write({keys.ROLLBACK: None})
+        return self.restored
+
+    def _restore(self, txn: Transaction, k: bytes) -> None:
+        was, now = self._past.load(k), txn.load(k)
+        if was == now:
+            return
+        kind = k[:1]
+        if kind == keys.INODE:
+            self._restore_inode(txn, keys.number_of(k), was, now)
+            return
+        if kind == keys.ENTRY:
+            parent, _, name = keys.split_entry(k)
+            self.restored.entries.add((parent, name))
+        elif kind == keys.XATTR:
+            self.restored.inodes.add(keys.number_of(k))
+        if was is None:
+            txn.remove(k)
+        else:
+            txn.save(k, was)
+
+    def _restore_inode(self, txn: Transaction, number: int, was: bytes | None, now: bytes | None) -> None:
+        """Restore attributes and totals.
+
+        One that came later becomes an orphan without content, for somebody may have it open; reclaim takes it.
+        """
+        old = None if was is None else decode_inode(number, was)
+        new = None if now is None else decode_inode(number, now)
+        lives, lived = new is not None and new.nlink > 0, old is not None and old.nlink > 0
+        self.restored.inodes.add(number)
+        if new is not None and lives:
+            txn.inodes -= 1
+            txn.live_bytes -= new.stored_bytes
+        if old is not None and lived:
+            txn.inodes += 1
+            txn.live_bytes += old.stored_bytes
+            txn.save(keys.inode(number), encode_inode(old))
+            txn.delete_raw(keys.orphan(number))
+            txn.unmark_dead(old.content)
+        elif new is not None and lives:
+            empty = new._replace(nlink=0, parent=0, cookie=0, stored_bytes=0, chunk0_birth=0, chunk0_length=0)
+            txn.save(keys.inode(number), encode_inode(empty))
+            txn.put_raw(keys.orphan(number), encode_mark(txn.txn))
