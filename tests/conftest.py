@@ -11,6 +11,8 @@ import pytest
 
 from support import machine
 from support.logs import COLLECTOR
+from tzfs.check import check
+from tzfs.filesystem import Filesystem
 from tzfs.kv import MemoryStore, RocksStore, Store
 
 
@@ -65,3 +67,12 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     engine = MemoryStore() if request.param == "memory" else RocksStore.open(tmp_path / "db", create=True)
     yield engine
     engine.close()
+
+
+@pytest.fixture
+def filesystem(store: Store) -> Iterator[Filesystem]:
+    """Return a new filesystem on each engine in turn; afterwards all invariants of docs/format.md must hold."""
+    Filesystem.format(store)
+    fs = Filesystem(store)
+    yield fs
+    assert check(fs) == []
