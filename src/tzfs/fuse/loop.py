@@ -61,7 +61,8 @@ class Lock:
         self._held = False
         # One waiter is made runnable. It runs only when this task yields, and then finds the lock held again
         # or free: while this task serves request after request, that costs nothing.
-        self._waiting.unpark()
+        if self._waiting:
+            self._waiting.unpark()
 
 
 class Waiter:
