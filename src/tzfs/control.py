@@ -61,6 +61,12 @@ def error_answer(error: TzfsError) -> Json:
     return {"ok": False, "error": {"class": type(error).__name__, "message": str(error)}}
 
 
+def raise_error(answer: Json) -> None:
+    """Raise what an answer says went wrong; return if nothing did."""
+    if answer.get("ok") is not True:
+        raise _error_from(answer.get("error"))
+
+
 def _error_from(description: object) -> TzfsError:
     """Return the error that an answer describes."""
     if not isinstance(description, dict):
@@ -121,8 +127,7 @@ class Client:
         if not line.endswith(b"\n"):
             raise DaemonGone("the daemon ended while it was asked: see its log, daemon.log")
         answer = decode(line)
-        if answer.get("ok") is not True:
-            raise _error_from(answer.get("error"))
+        raise_error(answer)
         result = answer.get("result")
         if not isinstance(result, dict):
             raise ControlError("the daemon's answer has no result")

@@ -1,0 +1,88 @@
+"""The commands that a filesystem answers, mounted or not: one table of plain functions.
+
+Each takes a `Filesystem` and JSON arguments and returns a JSON object. A daemon runs them for the
+control socket, a command line runs them itself when no daemon has the filesystem open
+(`tzfs.session`): the results are the same. Names are bytes in the core and travel as text in which a
+byte that is no UTF-8 is a lone surrogate (`os.fsdecode`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from typing import Any, Final
+
+from tzfs import check as invariants
+from tzfs.errors import ControlError
+from tzfs.filesystem import Filesystem
+from tzfs.records import Snapshot
+
+Json = dict[str, Any]
+
+
+def describe_snapshot(snapshot: Snapshot) -> Json:
+    """Return a snapshot as JSON: txn, created_ns (since 1970), labels."""
+    return {
+        "txn": snapshot.txn,
+        "created_ns": snapshot.created_ns,
+        "labels": [os.fsdecode(label) for label in snapshot.labels],
+    }
+
+
+def snapshot(fs: Filesystem, *, label: str | None = None) -> Json:
+    """Take a snapshot; an unchanged tree gives the last one again. `Exists`, `Invalid`, `ReadOnly`."""
+    return describe_snapshot(fs.snapshot(None if label is None else os.fsencode(label)))
+
+
+def snapshots(fs: Filesystem) -> Json:
+    """List the snapshots, oldest first."""
+    return {"snapshots": [describe_snapshot(found) for found in fs.snapshots()]}
+
+
+def snapshot_delete(fs: Filesystem, *, names: list[str]) -> Json:
+    """Delete the snapshots that txns or labels name: all, or none if one is missing (`SnapshotMissing`)."""
+    txns = sorted({fs.find_snapshot(os.fsencode(name)).txn for name in names})
+    for txn in txns:
+        fs.delete_snapshot(b"%d" % txn)
+    return {"deleted": txns}
+
+
+def info(fs: Filesystem) -> Json:
+    """Return figures: the open txn, snapshots, usage and limits in bytes, work left for reclaim."""
+    found = fs.snapshots()
+    return {
+        "txn": fs.txn,
+        "snapshots": len(found),
+        "last_snapshot": describe_snapshot(found[-1]) if found else None,
+        "chunk_size": fs.chunk_size,
+        "read_only": fs.read_only,
+        "usage": fs.usage()._asdict(),
+        "reclaim_backlog": fs.reclaim_backlog(),
+    }
+
+
+def check(fs: Filesystem) -> Json:
+    """Check every invariant of docs/format.md; no findings is clean. Reads the whole tree."""
+    return {"findings": [finding._asdict() for finding in invariants.check(fs)]}
+
+
+COMMANDS: Final[dict[str, Callable[..., Json]]] = {
+    "snapshot": snapshot,
+    "snapshots": snapshots,
+    "snapshot_delete": snapshot_delete,
+    "info": info,
+    "check": check,
+}
+
+
+def run(fs: Filesystem, command: str, arguments: Json) -> Json:
+    """Run a command of the table; `ControlError` if it or its arguments do not exist."""
+    function = COMMANDS.get(command)
+    if function is None:
+        raise ControlError(f"there is no command {command!r}: is the daemon of another version?")
+    try:
+        inspect.signature(function).bind(fs, **arguments)
+    except TypeError as error:
+        raise ControlError(f"{command}: {error}: is the daemon of another version?") from None
+    return function(fs, **arguments)

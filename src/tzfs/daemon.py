@@ -1,0 +1,356 @@
+"""A mount, from opening the database to letting go of it: one process, one nursery.
+
+    lock, database          before anything else: nobody else has them
+    pyfuse3.init            the kernel has the mount, requests wait
+    nursery                 the request loop, background tasks, the control socket, signals
+    the mount answers       mount.json, "ready" to whoever started us
+    ... unmounted, or SIGTERM ...
+    tasks cancelled, database synced and closed, control.sock and mount.json removed, lock free
+
+If the daemon fails, it does *not* unmount: programs get ENOTCONN rather than an empty directory, which
+a mirror would take for the truth. The next mount recognises and cleans such a mount point.
+
+Nothing here touches the mount on the event loop, which would wait for its own answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import faulthandler
+import functools
+import gc
+import logging
+import logging.handlers
+import os
+import secrets
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import pyfuse3
+import trio
+
+from tzfs import admin, background, control_server, mountpoint, runtime
+from tzfs.background import Supervisor
+from tzfs.catalog import ARCHIVED, DELETED, FilesystemRow
+from tzfs.control import SOCKET_NAME, Json
+from tzfs.errors import InputOutput, MountError, NoSpace, TzfsError, UnknownFilesystem, WrongStatus
+from tzfs.filesystem import Filesystem
+from tzfs.fuse import loop
+from tzfs.fuse.operations import Operations
+from tzfs.kv import RocksStore
+from tzfs.mountpoint import SOURCE_PREFIX, MountOptions
+from tzfs.records import NOBODY
+from tzfs.session import CHECKPOINT
+from tzfs.store import Store, lock_unmounted
+from tzfs.syncer import Syncer
+
+log = logging.getLogger(__name__)
+
+LOG_NAME: Final = "daemon.log"
+STACKS_NAME: Final = "stacks.log"
+"""Where SIGUSR1 and fatal signals write stacks: not the log, which rotates under faulthandler's feet."""
+LOG_BYTES_MAX: Final = 4 << 20
+LOG_FILES: Final = 3
+CHECKPOINT_PREFIX: Final = "checkpoint-"
+END_TIMEOUT_S: Final = 5.0
+"""After SIGTERM and a lazy unmount: how long programs may keep files open before these go dead."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def mount(store: Store, row: FilesystemRow, options: MountOptions, ready: Callable[[], None]) -> None:
+    """Mount a filesystem and serve it until it is unmounted; `ready` is called when the mount answers.
+
+    Raises `Mounted`, `StoreLocked`, `WrongStatus`, `MountError`, and what opening a database raises.
+    """
+    directory = store.directory(row)
+    with contextlib.ExitStack() as stack:
+        held = stack.enter_context(lock_unmounted(store, row, "mounted again"))
+        stack.enter_context(_logging(directory, options))
+        # Once more under the lock: another command may have changed it while we waited.
+        fresh = store.catalog.get(row.id)
+        if fresh is None:
+            raise UnknownFilesystem(f"{row.full_name} is gone: `tzfs list` shows what there is")
+        if fresh.status == DELETED:
+            raise WrongStatus(f"{fresh.full_name} is deleted: `tzfs undelete {fresh.full_name}` first")
+        for leftover in directory.glob(CHECKPOINT_PREFIX + "*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        read_only = options.read_only or fresh.status == ARCHIVED
+        engine = RocksStore.open(store.database(fresh), read_only=read_only)
+        stack.callback(engine.close)
+        filesystem = Filesystem(engine, read_only=read_only)
+        Daemon(directory, fresh, options, engine, filesystem, held).run(ready)
+
+
+class Daemon:
+    """Serves one mounted filesystem."""
+
+    def __init__(
+        self,
+        directory: Path,
+        row: FilesystemRow,
+        options: MountOptions,
+        engine: RocksStore,
+        filesystem: Filesystem,
+        held: runtime.DirectoryLock,
+    ) -> None:
+        """Serve `filesystem`, which is open on `engine`, at `options.mountpoint`."""
+        self._directory = directory
+        self._row = row
+        self._options = options
+        self._engine = engine
+        self._filesystem = filesystem
+        self._held = held
+        self._mountpoint = os.fspath(options.mountpoint)
+        self._device = -1
+        self._is_announced = False
+        self._started_ns = time.time_ns()
+        self._syncer = Syncer(self._sync_engine)
+        self._operations = Operations(
+            filesystem,
+            sync=self._syncer.sync,
+            flush=self._flush,
+            host_free=self._host_free,
+            writeback=options.writeback,
+        )
+        self._supervisors = self._make_supervisors()
+
+    def _make_supervisors(self) -> list[Supervisor]:
+        """Return the background tasks; one that cannot change needs none."""
+        if self._filesystem.read_only:
+            return []
+        tasks = {
+            "reclaim": functools.partial(background.run_reclaim, self._filesystem),
+            "quota": functools.partial(background.run_quota_watch, self._filesystem),
+            "sync": functools.partial(background.run_sync, self._syncer.sync, self._options.sync_interval_s),
+        }
+        return [Supervisor(name, task) for name, task in tasks.items()]
+
+    def run(self, ready: Callable[[], None]) -> None:
+        """Mount, serve, and return when it is unmounted."""
+        loop.install(self._options.poll_us)
+        _init(self._operations, self._mountpoint, self._fuse_options())
+        log.info("%s mounted at %s by process %d", self._row.full_name, self._mountpoint, os.getpid())
+        # What stands now is here to stay; the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
+        is_clean = False
+        try:
+            trio.run(self._serve, ready)
+            is_clean = True
+        finally:
+            # A mount that nobody was told of has no users to mislead.
+            pyfuse3.close(unmount=is_clean or not self._is_announced)
+            (self._directory / SOCKET_NAME).unlink(missing_ok=True)
+            if is_clean:
+                self._held.withdraw()
+        log.info("%s unmounted", self._row.full_name)
+
+    def _fuse_options(self) -> set[str]:
+        """Return the options for libfuse."""
+        options = {
+            "default_permissions",
+            f"fsname={SOURCE_PREFIX}{self._row.full_name}",
+            "subtype=tzfs",
+            *self._options.fuse_options,
+        }
+        if self._filesystem.read_only:
+            options.add("ro")
+        if self._options.allow_other:
+            options.add("allow_other")
+        return options
+
+    async def _serve(self, ready: Callable[[], None]) -> None:
+        """Run everything until the request loop ends, which is when the kernel has unmounted us."""
+        listener = control_server.listen(self._directory)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._watch_signals)
+            serve_control = functools.partial(control_server.run, listener, self._handle)
+            nursery.start_soon(serve_control, name="control")
+            for supervisor in self._supervisors:
+                nursery.start_soon(supervisor.run, name=supervisor.name)
+            nursery.start_soon(self._announce, ready)
+            await pyfuse3.main()
+            nursery.cancel_scope.cancel()
+
+    async def _announce(self, ready: Callable[[], None]) -> None:
+        """Tell the world that the mount answers, once it does."""
+        status = await trio.to_thread.run_sync(os.stat, self._mountpoint)
+        self._device = status.st_dev
+        self._held.announce(
+            runtime.MountRecord(self._mountpoint, os.getpid(), self._started_ns, self._filesystem.read_only)
+        )
+        self._is_announced = True
+        ready()
+
+    # ------------------------------------------------------------------ ending
+
+    async def _watch_signals(self, task_status: trio.TaskStatus[None]) -> None:
+        """End cleanly on SIGTERM and SIGINT."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            task_status.started()
+            async for number in signals:
+                log.info("%s: unmounting %s", signal.Signals(number).name, self._mountpoint)
+                await trio.to_thread.run_sync(self._unmount, abandon_on_cancel=True)
+                # Without open files the loop has ended by now, and this task with it.
+                await trio.sleep(END_TIMEOUT_S)
+                log.warning("files at %s were still open and are dead now", self._mountpoint)
+                pyfuse3.terminate()
+                return
+
+    def _unmount(self) -> None:
+        """Take the mount out of the tree, then write out what the kernel holds dirty. In a thread.
+
+        In this order, with a descriptor from before: afterwards no program can open anything any more,
+        so what the second syncfs writes is all there will be, but for files that are open still.
+        """
+        try:
+            descriptor = os.open(self._mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            descriptor = -1
+        try:
+            _syncfs(descriptor)
+            mountpoint.unmount(self._options.mountpoint, lazy=True)
+            _syncfs(descriptor)
+        except (OSError, MountError) as error:
+            log.info("unmounting: %s", error)
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    # ------------------------------------------------- what operations ask for
+
+    async def _sync_engine(self) -> None:
+        """Make all committed batches durable."""
+        await trio.to_thread.run_sync(self._engine.sync)
+
+    async def _flush(self) -> None:
+        """Write out the kernel's dirty pages of this mount; `NoSpace` or `InputOutput` if it cannot."""
+        if self._filesystem.read_only or not self._options.writeback:
+            return
+        try:
+            await trio.to_thread.run_sync(self._flush_in_thread)
+        except OSError as error:
+            kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else InputOutput
+            raise kind(f"writing out the page cache: {error}") from error
+
+    def _flush_in_thread(self) -> None:
+        """Run syncfs(2) on the mount.
+
+        The descriptor is opened each time: one that stayed open would keep the mount busy and
+        `fusermount3 -u` from working.
+        """
+        try:
+            descriptor = os.open(self._mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except PermissionError:
+            # The root directory's mode shuts its owner out, who we may be. sync(2) needs no descriptor.
+            os.sync()
+            return
+        try:
+            # Somebody may have mounted something over us.
+            if os.fstat(descriptor).st_dev == self._device:
+                _syncfs(descriptor)
+            else:
+                os.sync()
+        finally:
+            os.close(descriptor)
+
+    def _host_free(self) -> tuple[int, int]:
+        """Return (free, total) bytes of the disk under the store, as an unprivileged writer sees it."""
+        disk = os.statvfs(self._directory)
+        return disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+
+    # --------------------------------------------------------- control socket
+
+    async def _handle(self, command: str, arguments: Json) -> Json:
+        """Run a command that came over the control socket."""
+        if command == CHECKPOINT:
+            return await self._checkpoint()
+        if command == "snapshot":
+            label = arguments.get("label")
+            name = None if label is None else os.fsencode(str(label))
+            result = admin.describe_snapshot(await self._operations.take_snapshot(name, NOBODY))
+        else:
+            result = admin.run(self._filesystem, command, arguments)
+        if command == "info":
+            result["tasks"] = [supervisor.describe() for supervisor in self._supervisors]
+            result["wal_syncs"] = self._syncer.syncs
+        elif not self._filesystem.read_only:
+            # What a command has answered is durable, as it is without a mount.
+            await self._syncer.sync()
+        return result
+
+    async def _checkpoint(self) -> Json:
+        """Copy the database as it is now, for a reader that removes the copy."""
+        path = self._directory / f"{CHECKPOINT_PREFIX}{secrets.token_hex(4)}"
+        await trio.to_thread.run_sync(self._engine.checkpoint, path)
+        return {"path": os.fspath(path)}
+
+
+def _syncfs(descriptor: int) -> None:
+    """Run syncfs(2), without the GIL; -1 is nothing to do. Raises OSError."""
+    if descriptor >= 0 and _libc.syncfs(descriptor) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _init(operations: Operations, path: str, options: set[str]) -> None:
+    """Mount; `MountError` with the reason, which libfuse and fusermount3 tell only to the standard error."""
+    saved = os.dup(2)
+    words = os.memfd_create("stderr")
+    try:
+        os.dup2(words, 2)
+        try:
+            pyfuse3.init(operations, path, options)
+        finally:
+            os.dup2(saved, 2)
+    except RuntimeError as error:
+        os.lseek(words, 0, os.SEEK_SET)
+        text = os.read(words, 65536).decode("utf-8", "replace").strip().replace("\n", "; ")
+        raise MountError(f"{path} could not be mounted: {text or error}") from error
+    finally:
+        os.close(saved)
+        os.close(words)
+
+
+@contextlib.contextmanager
+def _logging(directory: Path, options: MountOptions) -> Iterator[None]:
+    """Log to the filesystem's own file, or to the one asked for; in the foreground to stderr, too."""
+    root = logging.getLogger()
+    file = options.log_file or directory / LOG_NAME
+    handlers: list[logging.Handler] = [
+        logging.handlers.RotatingFileHandler(
+            file, maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES, encoding="utf-8", errors="backslashreplace"
+        )
+    ]
+    if options.foreground:
+        handlers.append(logging.StreamHandler(sys.stderr))
+    formatter = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        root.addHandler(handler)
+    root.setLevel(logging.DEBUG if options.debug else logging.INFO)
+    with (directory / STACKS_NAME).open("a") as stacks:
+        faulthandler.enable(stacks)
+        faulthandler.register(signal.SIGUSR1, stacks)
+        try:
+            yield
+        except TzfsError as error:
+            log.error("%s", error)  # noqa: TRY400 a refusal, not a bug: no traceback
+            raise
+        except BaseException:
+            log.exception("the daemon failed")
+            raise
+        finally:
+            faulthandler.unregister(signal.SIGUSR1)
+            faulthandler.disable()
+            for handler in handlers:
+                root.removeHandler(handler)
+                handler.close()

@@ -1,0 +1,157 @@
+"""One way to ask a filesystem something, whether it is mounted or not.
+
+`connect` returns a session: to the daemon of a mounted filesystem, or one that opens the database
+here and now, which it keeps to itself until closed. Whoever calls need not know which.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from tzfs import admin, control, runtime
+from tzfs.catalog import ARCHIVED, DELETED, FilesystemRow
+from tzfs.control import Json
+from tzfs.errors import DaemonGone, StoreLocked, WrongStatus
+from tzfs.filesystem import Filesystem
+from tzfs.kv import RocksStore
+from tzfs.store import LOCK_WAIT_S, Store
+
+CHECKPOINT: Final = "checkpoint"
+"""Command of a daemon only: it makes a copy of its database and returns where, for a check."""
+
+
+class Session(Protocol):
+    """Runs the commands of `tzfs.admin` on one filesystem; a context manager."""
+
+    def call(self, command: str, **arguments: object) -> Json:
+        """Run a command and return its result; raises `TzfsError`s."""
+
+    def close(self) -> None:
+        """End the session."""
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+
+
+class _Closing:
+    """A context manager by way of `close`."""
+
+    def close(self) -> None:
+        """End the session."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+class MountedSession(_Closing):
+    """Asks the daemon."""
+
+    def __init__(self, directory: Path) -> None:
+        """Connect to the daemon of the filesystem in `directory`; `DaemonGone`."""
+        self._client = control.Client(directory)
+
+    def call(self, command: str, **arguments: object) -> Json:
+        """See `Session.call`.
+
+        A check walks the whole tree, which would keep requests waiting. So it runs here, on a copy of
+        the database that the daemon makes: consistent, and mostly hard links.
+        """
+        if command != "check":
+            return self._client.call(command, **arguments)
+        copy = Path(self._client.call(CHECKPOINT)["path"])
+        try:
+            engine = RocksStore.open(copy, read_only=True)
+            try:
+                return admin.run(Filesystem(engine, read_only=True), command, dict(arguments))
+            finally:
+                engine.close()
+        finally:
+            shutil.rmtree(copy, ignore_errors=True)
+
+    def close(self) -> None:
+        """See `Session.close`."""
+        self._client.close()
+
+
+class LocalSession(_Closing):
+    """Opens the database itself; changes are durable when a call returns."""
+
+    def __init__(self, store: Store, row: FilesystemRow, held: runtime.DirectoryLock) -> None:
+        """Open the filesystem whose lock is `held`; the lock is let go at the end, or if opening fails."""
+        self._held = held
+        read_only = row.status == ARCHIVED
+        try:
+            self._engine = RocksStore.open(store.database(row), read_only=read_only)
+            try:
+                self.filesystem = Filesystem(self._engine, read_only=read_only)
+            except BaseException:
+                self._engine.close()
+                raise
+        except BaseException:
+            held.release()
+            raise
+
+    def call(self, command: str, **arguments: object) -> Json:
+        """See `Session.call`."""
+        result = admin.run(self.filesystem, command, dict(arguments))
+        if not self.filesystem.read_only:
+            self._engine.sync()
+        return result
+
+    def close(self) -> None:
+        """See `Session.close`."""
+        try:
+            self._engine.close()
+        finally:
+            self._held.release()
+
+
+def connect(store: Store, row: FilesystemRow, *, wait_s: float = LOCK_WAIT_S) -> Session:
+    """Return a session with a filesystem that is not deleted.
+
+    A daemon that is just starting or ending has the lock but does not answer: that is waited for, up to
+    `wait_s` seconds. Raises `WrongStatus`, `StoreLocked` and what opening a database raises.
+    """
+    if row.status == DELETED:
+        raise WrongStatus(f"{row.full_name} is deleted: `tzfs undelete {row.full_name}` first")
+    directory = store.directory(row)
+    deadline = time.monotonic() + wait_s
+    while True:
+        if runtime.current_mount(directory) is not None:
+            try:
+                return MountedSession(directory)
+            except DaemonGone:
+                pass  # it is ending: its lock comes free, or the time is over
+        held = _try_lock(directory, row)
+        if held is not None:
+            return LocalSession(store, row, held)
+        if time.monotonic() >= deadline:
+            raise StoreLocked(
+                f"{row.full_name} is in use by process {runtime.holder_pid(directory)}: wait for it to end"
+            )
+        time.sleep(runtime.RETRY_S)
+
+
+def _try_lock(directory: Path, row: FilesystemRow) -> runtime.DirectoryLock | None:
+    """Lock a filesystem's directory; `WrongStatus` if it is not there."""
+    try:
+        return runtime.try_lock(directory)
+    except FileNotFoundError:
+        raise WrongStatus(f"{directory} is missing: the store has lost {row.full_name}") from None
