@@ -44,20 +44,16 @@ async def test_a_stream_of_requests_yields_to_other_tasks(pipe: tuple[int, int])
     waiter = Waiter(LONG_US)
     os.write(pipe[1], b"x")
     ran = trio.Event()
+
+    async def other() -> None:
+        ran.set()
+
     async with trio.open_nursery() as nursery:
-
-        async def serve() -> None:
-            end = time.monotonic() + 10
-            while not ran.is_set():
-                await waiter.wait_readable(pipe[0])
-                assert time.monotonic() < end, "the other task starves"
-
-        nursery.start_soon(serve)
-        nursery.start_soon(_set, ran)
-
-
-async def _set(event: trio.Event) -> None:
-    event.set()
+        nursery.start_soon(other)
+        end = time.monotonic() + 5
+        while not ran.is_set():
+            assert time.monotonic() < end, "the other task starves"
+            await waiter.wait_readable(pipe[0])
 
 
 async def test_what_comes_while_polling_is_seen_without_sleeping(

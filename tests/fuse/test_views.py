@@ -21,7 +21,7 @@ SNAPSHOTS = SNAPSHOTS_VIEW << VIEW_SHIFT | ROOT
 @pytest.fixture
 def fs() -> Filesystem:
     store = MemoryStore()
-    Filesystem.format(store, uid=1000, gid=1000, mode=0o750)
+    Filesystem.format(store, uid=1000, gid=1000, mode=0o770)
     return Filesystem(store)
 
 
@@ -191,6 +191,13 @@ def test_numbers_begin_again_at_the_end_without_meeting_one_in_use(fs: Filesyste
         fs.snapshot(label)
         others.append(tree.lookup(SNAPSHOTS, label).view)
     assert others == [SNAPSHOTS_VIEW - 1, kept + 1]
+
+
+def test_a_txn_too_great_for_a_view_of_its_own_is_allocated_one(tree: Views) -> None:
+    txn = views.ALLOCATED_FIRST
+    view = tree._view(views.Entrance(txn, ROOT, b"%d" % txn))
+    assert tree.place(view << VIEW_SHIFT | ROOT) == (ROOT, txn)
+    assert len(tree) == 1
 
 
 def test_latest_is_another_view_once_there_is_a_later_snapshot(fs: Filesystem, tree: Views) -> None:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
 
-from tzfs.errors import CrossDevice, Invalid, NoEntry, ReadOnly
+from tzfs.errors import CrossDevice, NoEntry, ReadOnly
 from tzfs.fuse.attributes import CACHED_S, attributes, changes, no_entry, statistics
 from tzfs.fuse.boundary import notice, request
 from tzfs.fuse.handles import Handle, Handles, LookupCounts, Programs
@@ -50,8 +50,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tzfs.fuse")
 
 Ctx = RequestContext
-
-_RENAME_FLAGS = pyfuse3.RENAME_NOREPLACE | pyfuse3.RENAME_EXCHANGE
 
 _Line = tuple[int, bytes, Seen, float]
 """One line of a listing: cookie, name, what it names, and how long the kernel may keep the name (seconds)."""
@@ -238,8 +236,6 @@ class Operations(pyfuse3.Operations):
         ctx: Ctx,
     ) -> None:
         """Move a name. Out of a snapshot is EXDEV, so that `mv` copies; into one, or within, is EROFS."""
-        if flags & ~_RENAME_FLAGS:
-            raise Invalid(f"rename flags {flags:#x}")
         refuse_change(parent_inode_new)
         _refuse_leaving(parent_inode_old)
         refuse_old_name(parent_inode_old, name_old)

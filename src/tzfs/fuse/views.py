@@ -172,8 +172,6 @@ class Views:
         entrance = self._entrance(view)
         if name == b".." and number == entrance.directory:
             return Seen(SNAPSHOTS_VIEW, self._snapshots_directory(number))
-        if name == SNAPSHOTS_NAME:
-            raise NoEntry("no snapshots inside a snapshot")
         return Seen(view, self._fs.lookup(number, name, at=entrance.txn))
 
     def _lookup_snapshot(self, directory: int, name: bytes) -> Seen:
