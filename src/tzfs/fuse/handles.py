@@ -61,17 +61,21 @@ class Handle:
 
     number: its inode. view, at: through which view and in which snapshot (None: live) it was opened.
     caller: who opened it, since read, write and release name no one. batch: entries to read at once when
-    listing, which follows how many fitted into the kernel's buffer the last time.
+    listing, which follows how many fitted into the kernel's buffer the last time. writable: opened for
+    writing, so the kernel may hold dirty pages of the inode.
     """
 
-    __slots__ = ("at", "batch", "caller", "number", "view")
+    __slots__ = ("at", "batch", "caller", "number", "view", "writable")
 
-    def __init__(self, number: int, view: int, at: int | None, caller: Caller) -> None:
+    def __init__(
+        self, number: int, view: int, at: int | None, caller: Caller, *, writable: bool = False
+    ) -> None:
         self.number = number
         self.view = view
         self.at = at
         self.caller = caller
         self.batch = _BATCH_FIRST
+        self.writable = writable
 
 
 _BATCH_FIRST: Final = 26
@@ -85,11 +89,15 @@ class Handles:
         self._handles: dict[int, Handle] = {}
         self._numbers = itertools.count(1)
 
-    def open(self, number: int, view: int, at: int | None, caller: Caller) -> int:
+    def open(self, number: int, view: int, at: int | None, caller: Caller, *, writable: bool = False) -> int:
         """Return the number of a new handle."""
         fh = next(self._numbers)
-        self._handles[fh] = Handle(number, view, at, caller)
+        self._handles[fh] = Handle(number, view, at, caller, writable=writable)
         return fh
+
+    def open_for_writing(self) -> set[int]:
+        """Return the inodes of the handles that are open for writing. Safe in any thread."""
+        return {handle.number for handle in list(self._handles.values()) if handle.writable}
 
     def __getitem__(self, fh: int) -> Handle:
         try:

@@ -114,6 +114,14 @@ class Operations(pyfuse3.Operations):
         _log.info("snapshot %d for %s, pid %d, uid %d", snapshot.txn, caller.program, caller.pid, caller.uid)
         return snapshot
 
+    def open_for_writing(self) -> set[int]:
+        """Return the inodes that the kernel may hold dirty pages of. Safe in any thread.
+
+        Closing a file writes out its pages, and so does unmapping it; until both are done, the kernel keeps
+        the handle. So there are none but those of open handles.
+        """
+        return self._handles.open_for_writing()
+
     # ----------------------------------------------------- names and attributes
 
     @request
@@ -185,7 +193,8 @@ class Operations(pyfuse3.Operations):
         refuse_new_name(parent_inode, name)
         caller = self._caller(ctx)
         inode = self._fs.mknod(parent_inode, name, stat.S_IFREG | stat.S_IMODE(mode), 0, caller)
-        return FileInfo(fh=self._handles.open(inode.number, LIVE, None, caller)), self._entry(inode)
+        fh = self._handles.open(inode.number, LIVE, None, caller, writable=True)
+        return FileInfo(fh=fh), self._entry(inode)
 
     @request
     async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: Ctx) -> EntryAttributes:
@@ -260,7 +269,8 @@ class Operations(pyfuse3.Operations):
         caller = self._caller(ctx)
         if flags & os.O_TRUNC:
             self._fs.truncate_on_open(number, caller)
-        return FileInfo(fh=self._handles.open(number, view_of(inode), at, caller))
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
+        return FileInfo(fh=self._handles.open(number, view_of(inode), at, caller, writable=writable))
 
     @request
     async def read(self, fh: int, off: int, size: int) -> bytes:
