@@ -6,6 +6,7 @@ here and now, which it keeps to itself until closed. Whoever calls need not know
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import time
 from pathlib import Path
@@ -21,7 +22,9 @@ from tzfs.kv import RocksStore
 from tzfs.store import LOCK_WAIT_S, Store
 
 CHECKPOINT: Final = "checkpoint"
-"""Command of a daemon only: it makes a copy of its database and returns where, for a check."""
+"""Command of a daemon only: it makes a copy of its database and returns where."""
+CHECKPOINT_PREFIX: Final = "checkpoint-"
+"""Of such copies, in the filesystem's directory: what was left behind is removed at the next mount."""
 
 
 class Session(Protocol):
@@ -29,6 +32,9 @@ class Session(Protocol):
 
     def call(self, command: str, **arguments: object) -> Json:
         """Run a command and return its result; raises `TzfsError`s."""
+
+    def checkpoint(self) -> Path:
+        """Copy the database as it is now, mostly by hard links, and return where; the caller removes it."""
 
     def close(self) -> None:
         """End the session."""
@@ -75,7 +81,7 @@ class MountedSession(_Closing):
         """
         if command != "check":
             return self._client.call(command, **arguments)
-        copy = Path(self._client.call(CHECKPOINT)["path"])
+        copy = self.checkpoint()
         try:
             engine = RocksStore.open(copy, read_only=True)
             try:
@@ -84,6 +90,10 @@ class MountedSession(_Closing):
                 engine.close()
         finally:
             shutil.rmtree(copy, ignore_errors=True)
+
+    def checkpoint(self) -> Path:
+        """See `Session.checkpoint`."""
+        return Path(self._client.call(CHECKPOINT)["path"])
 
     def close(self) -> None:
         """See `Session.close`."""
@@ -96,6 +106,7 @@ class LocalSession(_Closing):
     def __init__(self, store: Store, row: FilesystemRow, held: runtime.DirectoryLock) -> None:
         """Open the filesystem whose lock is `held`; the lock is let go at the end, or if opening fails."""
         self._held = held
+        self._directory = store.directory(row)
         read_only = row.status == ARCHIVED
         try:
             self._engine = RocksStore.open(store.database(row), read_only=read_only)
@@ -114,6 +125,12 @@ class LocalSession(_Closing):
         if not self.filesystem.read_only:
             self._engine.sync()
         return result
+
+    def checkpoint(self) -> Path:
+        """See `Session.checkpoint`."""
+        path = self._directory / f"{CHECKPOINT_PREFIX}{secrets.token_hex(4)}"
+        self._engine.checkpoint(path)
+        return path
 
     def close(self) -> None:
         """See `Session.close`."""
@@ -143,9 +160,7 @@ def connect(store: Store, row: FilesystemRow, *, wait_s: float = LOCK_WAIT_S) ->
         if held is not None:
             return LocalSession(store, row, held)
         if time.monotonic() >= deadline:
-            raise StoreLocked(
-                f"{row.full_name} is in use by process {runtime.holder_pid(directory)}: wait for it to end"
-            )
+            raise StoreLocked(f"{row.full_name} is in use by process {runtime.holder_pid(directory)}")
         time.sleep(runtime.RETRY_S)
 
 

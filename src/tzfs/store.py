@@ -29,7 +29,16 @@ from pathlib import Path
 from typing import Final
 
 from tzfs import check, runtime
-from tzfs.catalog import ARCHIVED, DELETED, RUNNING, Catalog, Config, FilesystemRow, parse_name
+from tzfs.catalog import (
+    ARCHIVED,
+    DELETED,
+    RUNNING,
+    Catalog,
+    Config,
+    FilesystemName,
+    FilesystemRow,
+    parse_name,
+)
 from tzfs.errors import CheckFailed, Mounted, NameTaken, NotAStore, StoreLocked, WrongStatus
 from tzfs.filesystem import Filesystem
 from tzfs.kv import RocksStore
@@ -116,18 +125,35 @@ class Store:
 
         Raises `InvalidName`, `NameTaken`, `StoreFull`.
         """
+        return self._add(name, Config(chunk_size, quota_bytes, inodes_max), self._format)
+
+    def adopt(self, name: str, config: Config, database: Path) -> FilesystemRow:
+        """Make a filesystem of a complete database on the same disk, which moves into the store: a fork.
+
+        Raises `InvalidName`, `NameTaken`.
+        """
+        return self._add(name, config, lambda row: _move(database, self.database(row)))
+
+    def require_free(self, name: str) -> FilesystemName:
+        """Return a parsed name that no living filesystem has; `InvalidName`, `NameTaken`."""
         full_name = parse_name(name)
         if any(row.full_name == full_name for row in self.list(namespace=full_name.namespace) if _lives(row)):
             raise NameTaken(f"there is a filesystem {full_name} already: choose another name")
+        return full_name
+
+    def _add(self, name: str, config: Config, fill: Callable[[FilesystemRow], None]) -> FilesystemRow:
+        """Make a filesystem: `fill` puts its database in place before its row tells of it."""
+        full_name = self.require_free(name)
         now_ns = time.time_ns()
-        config = Config(chunk_size, quota_bytes, inodes_max)
         row = FilesystemRow(secrets.token_hex(8), *full_name, RUNNING, config, now_ns, now_ns)
         directory = self.directory(row)
         directory.mkdir(mode=0o700, parents=True)
         held = runtime.lock(directory, wait_s=0)
         assert held is not None, "nobody else can know a new id"
         try:
-            self._format(row)
+            fill(row)
+            _sync_directory(directory)
+            _sync_directory(directory.parent)
             self.catalog.insert(row)
         except BaseException:
             if self.catalog.get(row.id) is None:
@@ -145,8 +171,6 @@ class Store:
             engine.sync()
         finally:
             engine.close()
-        _sync_directory(self.directory(row))
-        _sync_directory(self.directory(row).parent)
 
     def rename(self, name: str, new_name: str) -> FilesystemRow:
         """Give a filesystem another name; a mount of it goes on. `NameTaken`, `WrongStatus`."""
@@ -191,7 +215,12 @@ class Store:
 
         Raises `WrongStatus`, `Mounted`.
         """
-        row = self._get_living(name, "deleted")
+        row = self.get(name)
+        if row.status == DELETED:
+            raise WrongStatus(
+                f"{row.full_name} is deleted already: `tzfs undelete {row.full_name}` brings it back, "
+                f"`tzfs purge {row.full_name}` frees its bytes"
+            )
         with self._locked(row, "deleted"):
             now_ns = time.time_ns()
             return self._change(
@@ -205,6 +234,11 @@ class Store:
     def undelete(self, name: str) -> FilesystemRow:
         """Bring back the filesystem that was deleted last under this name. `WrongStatus`, `NameTaken`."""
         row = self._get_deleted(name)
+        if _lives(self.get(name)):
+            raise NameTaken(
+                f"another filesystem is called {row.full_name} now: "
+                f"`tzfs rename {row.full_name} NEW_NAME` first"
+            )
         with self._locked(row, "undeleted"):
             if not self.database(row).is_dir():
                 raise WrongStatus(f"the grace period of {row.full_name} is over and its bytes are gone")
@@ -317,9 +351,7 @@ def lock_unmounted(store: Store, row: FilesystemRow, participle: str) -> Iterato
                 f"{row.full_name} is mounted at {mount.mountpoint} and cannot be {participle}: "
                 f"`tzfs umount {row.full_name}` first"
             )
-        raise StoreLocked(
-            f"{row.full_name} is in use by process {runtime.holder_pid(directory)}: wait for it to end"
-        )
+        raise StoreLocked(f"{row.full_name} is in use by process {runtime.holder_pid(directory)}")
     with held:
         yield held
 
@@ -344,6 +376,12 @@ def _attempt(what: str, action: Callable[[], None]) -> None:
 def _lives(row: FilesystemRow) -> bool:
     """Tell whether a filesystem is not deleted."""
     return row.status != DELETED
+
+
+def _move(database: Path, target: Path) -> None:
+    """Move a database directory, durably; its files were synced by who made it."""
+    database.rename(target)
+    _sync_directory(target)
 
 
 def _sync_directory(directory: Path) -> None:

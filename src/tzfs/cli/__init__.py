@@ -5,7 +5,7 @@
     output      tables, escaping, JSON
     lifecycle   create, list, info, rename, archive, unarchive, delete, undelete, purge
     mounting    mount, umount, and the helper of mount(8)
-    history     snapshot, snapshots, snapshot-delete
+    history     snapshot, snapshots, snapshot-delete, diff, rollback, fork
     care        check
 
 These modules import click and no more; what a command needs, it imports itself, so that `tzfs --help`

@@ -112,7 +112,7 @@ def _message(error: Exception) -> str:
         return f"{error.filename}: {error.strerror}"
     text = str(error) or type(error).__name__
     for kind, advice in _ADVICE:
-        if isinstance(error, kind) and ": " not in text.partition("`")[0]:
+        if isinstance(error, kind):
             return f"{text}: {advice}"
     return text
 
@@ -146,7 +146,7 @@ def run(command: click.Command, program: str, arguments: Sequence[str] | None = 
         return USAGE
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else program
-        return _complain(f"{error.format_message()} See `{path} --help`.", USAGE)
+        return _complain(f"{error.format_message().rstrip('.')} (see `{path} --help`)", USAGE)
     except Failure as error:
         return _complain(error.message, error.exit_status)
     except click.ClickException as error:

@@ -183,7 +183,11 @@ def delete(state: State, name: str, grace: float, *, yes: bool) -> None:
     if not yes and row.status != "deleted":
         click.confirm(f"Delete {row.full_name} with all its snapshots?", abort=True, err=True)
     row = store.delete(name, grace_s=grace)
-    click.echo(f"{row.full_name} is kept until {output.moment(row.purge_after_ns)}", err=True)
+    if grace > 0:
+        note = f"until {output.moment(row.purge_after_ns)} `tzfs undelete {row.full_name}` brings it back"
+    else:
+        note = f"the next command removes the bytes of {row.full_name}"
+    click.echo(f"tzfs: {note}", err=True)
 
 
 @click.command()

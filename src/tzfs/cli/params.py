@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Final
 
 import click
@@ -21,15 +22,11 @@ def parse_size(text: str) -> int:
         raise ValueError(f"{text!r} is no size: use a number and K, M, G or T, as in 10G or 64KiB")
     number, letter, rest = match.groups()
     base = 1000 if rest is not None and rest.lower() == "b" else 1024
-    size_bytes = float(number) * base ** (_POWERS[letter.lower()] if letter else 0)
+    # Decimal, because a float has no room for the digits of a size beyond 8 PiB.
+    size_bytes = int(Decimal(number) * base ** (_POWERS[letter.lower()] if letter else 0))
     if size_bytes > _SIZE_MAX:
         raise ValueError(f"{text!r} is too large: 8 EiB less one byte is the most")
-    # Through float only where there is a fraction: the digits of a whole number count.
-    return (
-        int(number) * base ** (_POWERS[letter.lower()] if letter else 0)
-        if number.isdigit()
-        else int(size_bytes)
-    )
+    return size_bytes
 
 
 def parse_duration(text: str) -> float:
