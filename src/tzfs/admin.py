@@ -16,6 +16,7 @@ from typing import Any, Final
 from tzfs import check as invariants
 from tzfs.errors import ControlError
 from tzfs.filesystem import Filesystem
+from tzfs.history import Change
 from tzfs.records import Snapshot
 
 Json = dict[str, Any]
@@ -62,6 +63,35 @@ def info(fs: Filesystem) -> Json:
     }
 
 
+def diff(fs: Filesystem, *, old: str, new: str | None = None) -> Json:
+    """Return what differs at snapshot `new` (None: now) from snapshot `old`, by path. `SnapshotMissing`."""
+    changes = fs.diff(os.fsencode(old), None if new is None else os.fsencode(new))
+    return {"changes": [_describe_change(change) for change in changes]}
+
+
+def _describe_change(change: Change) -> Json:
+    return {
+        "kind": change.kind,
+        "path": os.fsdecode(change.path),
+        "old_path": None if change.old_path is None else os.fsdecode(change.old_path),
+        "inode": change.inode.number,
+        "mode": change.inode.mode,
+        "size": change.inode.size,
+        "writer": {
+            "program": os.fsdecode(change.writer.program),
+            "pid": change.writer.pid,
+            "uid": change.writer.uid,
+        },
+    }
+
+
+def rollback(fs: Filesystem, *, name: str) -> Json:
+    """Make the tree what it was at a snapshot; returns the snapshot of the present. `SnapshotMissing`."""
+    present, restored = fs.rollback(os.fsencode(name))
+    fs.release(restored.inodes)
+    return describe_snapshot(present)
+
+
 def check(fs: Filesystem) -> Json:
     """Check every invariant of docs/format.md; no findings is clean. Reads the whole tree."""
     return {"findings": [finding._asdict() for finding in invariants.check(fs)]}
@@ -71,6 +101,8 @@ COMMANDS: Final[dict[str, Callable[..., Json]]] = {
     "snapshot": snapshot,
     "snapshots": snapshots,
     "snapshot_delete": snapshot_delete,
+    "diff": diff,
+    "rollback": rollback,
     "info": info,
     "check": check,
 }

@@ -44,10 +44,11 @@ from tzfs.errors import InputOutput, MountError, NoSpace, TzfsError, UnknownFile
 from tzfs.filesystem import Filesystem
 from tzfs.fuse import loop
 from tzfs.fuse.operations import Operations
+from tzfs.fuse.resync import Resync
 from tzfs.kv import RocksStore
 from tzfs.mountpoint import SOURCE_PREFIX, MountOptions
 from tzfs.records import NOBODY
-from tzfs.session import CHECKPOINT
+from tzfs.session import CHECKPOINT, CHECKPOINT_PREFIX
 from tzfs.store import Store, lock_unmounted
 from tzfs.syncer import Syncer
 
@@ -58,7 +59,6 @@ STACKS_NAME: Final = "stacks.log"
 """Where SIGUSR1 and fatal signals write stacks: not the log, which rotates under faulthandler's feet."""
 LOG_BYTES_MAX: Final = 4 << 20
 LOG_FILES: Final = 3
-CHECKPOINT_PREFIX: Final = "checkpoint-"
 END_TIMEOUT_S: Final = 5.0
 """After SIGTERM and a lazy unmount: how long programs may keep files open before these go dead."""
 
@@ -119,6 +119,7 @@ class Daemon:
             flush=self._flush,
             host_free=self._host_free,
             writeback=options.writeback,
+            resync=Resync(self._mountpoint),
         )
         self._supervisors = self._make_supervisors()
 
@@ -226,7 +227,7 @@ class Daemon:
 
     async def _flush(self) -> None:
         """Write out the kernel's dirty pages of this mount; `NoSpace` or `InputOutput` if it cannot."""
-        if self._filesystem.read_only or not self._options.writeback:
+        if self._filesystem.read_only:
             return
         try:
             await trio.to_thread.run_sync(self._flush_in_thread)
@@ -288,6 +289,9 @@ class Daemon:
             label = arguments.get("label")
             name = None if label is None else os.fsencode(str(label))
             result = admin.describe_snapshot(await self._operations.take_snapshot(name, NOBODY))
+        elif command == "rollback":
+            goal = os.fsencode(str(arguments.get("name")))
+            result = admin.describe_snapshot(await self._operations.rollback(goal))
         else:
             result = admin.run(self._filesystem, command, arguments)
         if command == "info":
@@ -299,7 +303,8 @@ class Daemon:
         return result
 
     async def _checkpoint(self) -> Json:
-        """Copy the database as it is now, for a reader that removes the copy."""
+        """Copy the database as it is now, dirty pages included; whoever asked owns the copy."""
+        await self._flush()
         path = self._directory / f"{CHECKPOINT_PREFIX}{secrets.token_hex(4)}"
         await trio.to_thread.run_sync(self._engine.checkpoint, path)
         return {"path": os.fspath(path)}

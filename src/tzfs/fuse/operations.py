@@ -24,12 +24,14 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import pyfuse3
+import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
 
 from tzfs.errors import CrossDevice, NoEntry, ReadOnly
 from tzfs.fuse.attributes import CACHED_S, attributes, changes, no_entry, statistics
 from tzfs.fuse.boundary import notice, request
 from tzfs.fuse.handles import Handle, Handles, LookupCounts, Programs
+from tzfs.fuse.resync import Resync, collect
 from tzfs.fuse.views import (
     LIVE,
     SNAPSHOTS_NAME,
@@ -60,7 +62,7 @@ class Operations(pyfuse3.Operations):
 
     sync: makes all earlier changes durable. flush: writes out the kernel's dirty pages of this mount.
     host_free: (free, total) bytes of the disk under the store. writeback: let the kernel's writeback cache
-    collect writes; it then owns the times of regular files.
+    collect writes; it then owns the times of regular files. resync: tells the kernel what a rollback changed.
     """
 
     supports_dot_lookup = True
@@ -74,6 +76,7 @@ class Operations(pyfuse3.Operations):
         flush: Callable[[], Awaitable[None]],
         host_free: Callable[[], tuple[int, int]],
         writeback: bool = True,
+        resync: Resync | None = None,
     ) -> None:
         super().__init__()
         self.enable_writeback_cache = writeback
@@ -86,6 +89,7 @@ class Operations(pyfuse3.Operations):
         self._known = LookupCounts()
         self._handles = Handles()
         self._programs = Programs()
+        self._resync = resync
         self._no_entry = no_entry()
 
     # --------------------------------------------------------------- helpers
@@ -121,6 +125,20 @@ class Operations(pyfuse3.Operations):
         the handle. So there are none but those of open handles.
         """
         return self._handles.open_for_writing()
+
+    async def rollback(self, name: bytes) -> Snapshot:
+        """Make the live tree what it was at a snapshot, and return the snapshot of the present.
+
+        What the kernel holds dirty belongs to the present and is in that snapshot; what it keeps of the
+        tree is told to it anew. Raises `SnapshotMissing`, `ReadOnly`.
+        """
+        await self._flush()
+        present, restored = self._fs.rollback(name)
+        known = [number for number in restored.inodes if self._known[number]]
+        self._fs.release(restored.inodes.difference(known))
+        if self._resync is not None:
+            await trio.to_thread.run_sync(self._resync.run, collect(self._fs, restored, known))
+        return present
 
     # ----------------------------------------------------- names and attributes
 
@@ -164,6 +182,8 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         """Change attributes: chmod, chown, truncate, utimensat, and the times of the writeback cache."""
         refuse_change(inode)
+        if self._resync is not None and ctx.pid == self._resync.thread_id:
+            return attributes(self._fs.getattr(inode), LIVE)
         return attributes(self._fs.setattr(inode, changes(attr, fields), self._caller(ctx)), LIVE)
 
     @request

@@ -1,0 +1,51 @@
+"""Forks: a new filesystem that begins as another one was, shares its bytes on disk and depends on nobody.
+
+The database is copied by RocksDB's checkpoint, hard links to files that never change, so a fork costs the
+same whatever the size. Where it begins at an older snapshot, the copy is rolled back to it, which costs what
+changed since; what came later is not part of its history.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from tzfs.catalog import FilesystemRow
+from tzfs.filesystem import Filesystem
+from tzfs.kv import RocksStore
+from tzfs.session import connect
+from tzfs.store import Store
+
+
+def fork(store: Store, source: str, snapshot: str | None, name: str) -> FilesystemRow:
+    """Make filesystem `name` of `source` as it is now, or as it was at a snapshot (a txn or a label).
+
+    Raises `NameTaken`, `InvalidName`, `UnknownFilesystem`, `WrongStatus`, `SnapshotMissing`, `StoreError`.
+    """
+    store.require_free(name)
+    row = store.get(source)
+    with connect(store, row) as session:
+        copy = session.checkpoint()
+    try:
+        _go_back(copy, snapshot)
+        return store.adopt(name, row.config, copy)
+    finally:
+        shutil.rmtree(copy, ignore_errors=True)
+
+
+def _go_back(database: Path, snapshot: str | None) -> None:
+    """Make the filesystem in `database` what it was at a snapshot, and forget what came later; sync it."""
+    engine = RocksStore.open(database)
+    try:
+        filesystem = Filesystem(engine)
+        if snapshot is not None:
+            goal = filesystem.find_snapshot(os.fsencode(snapshot)).txn
+            _, restored = filesystem.rollback(b"%d" % goal)
+            filesystem.release(restored.inodes)
+            for later in filesystem.snapshots():
+                if later.txn > goal:
+                    filesystem.delete_snapshot(b"%d" % later.txn)
+        engine.sync()
+    finally:
+        engine.close()
