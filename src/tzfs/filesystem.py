@@ -308,11 +308,14 @@ class Filesystem:
     def write(self, number: int, offset: int, data: bytes, caller: Caller, *, stamp: bool) -> int:
         """Write `data` at `offset`, see pwrite(2); return its length: there are no short writes.
 
+        Nothing to write changes nothing, neither the size nor the times.
         stamp: set mtime and ctime; False when the kernel's writeback cache keeps them.
         Raises `NoSpace`, `FileTooBig`, `CorruptRecord` (a chunk that is written in part cannot be read).
         """
         self._make_room(len(data))
         txn, inode = self._begin_on(number, caller)
+        if not data:
+            return 0
         inode = self.data.write(txn, inode, offset, data)
         if stamp:
             now = inodes.now_ns()

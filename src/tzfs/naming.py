@@ -44,11 +44,12 @@ def load_directory(reader: Reader, number: int) -> Inode:
 
 
 class Parents:
-    """The directories that one operation changes, each loaded once and saved once."""
+    """The directories that one operation looks at, each loaded once, and saved once if it was changed."""
 
     def __init__(self, txn: Transaction) -> None:
         self._txn = txn
         self._inodes: dict[int, Inode] = {}
+        self._changed: set[int] = set()
 
     def get(self, number: int) -> Inode:
         """Return a directory as it is by now. Raises `NoEntry` for one that was removed, `NotDirectory`."""
@@ -64,11 +65,12 @@ class Parents:
         """Count entries and subdirectories that come or go, and stamp the directory."""
         parent = self.get(number)
         self._inodes[number] = changed(parent, entries=entries, subdirectories=subdirectories)
+        self._changed.add(number)
 
     def save(self) -> None:
-        """Stage all of them."""
-        for inode in self._inodes.values():
-            inodes.save(self._txn, inode)
+        """Stage those that were changed."""
+        for number in self._changed:
+            inodes.save(self._txn, self._inodes[number])
 
 
 class Naming:

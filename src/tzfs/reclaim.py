@@ -15,7 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from tzfs import filedata, inodes, keys
-from tzfs.errors import NoEntry
+from tzfs.errors import NoEntry, StoreError
 from tzfs.keys import SEGMENT_CHUNKS
 from tzfs.records import NOBODY, Head, Slot, decode_head, decode_map, head_payload
 from tzfs.versions import SCAN_PAGE, scan_store
@@ -61,7 +61,7 @@ class Reclaim:
         """Work off about `budget` records (a few microseconds each); tell whether work is left."""
         while budget > 0:
             if self._ready:
-                budget -= self._remove_orphan(self._ready.popleft())
+                budget -= self._take_orphan()
             elif self._volume.dead:
                 budget -= self._take_apart(*next(iter(self._volume.dead.items())))
             elif self._prunings:
@@ -69,6 +69,15 @@ class Reclaim:
             else:
                 return self._trim_log(budget)
         return True
+
+    def _take_orphan(self) -> int:
+        """Remove the next orphan. One whose removal the store refused waits for its next turn."""
+        number = self._ready.popleft()
+        try:
+            return self._remove_orphan(number)
+        except StoreError:
+            self._ready.append(number)
+            raise
 
     def _remove_orphan(self, number: int) -> int:
         """Remove an inode without a name; return the records touched."""

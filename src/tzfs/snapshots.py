@@ -75,9 +75,14 @@ class Snapshots:
         return row
 
     def changed(self) -> bool:
-        """Tell whether the open txn holds a change."""
-        txn = self._volume.versions.txn
-        return bool(self._volume.store.scan(*keys.log_range(txn, txn), 1))
+        """Tell whether no snapshot holds the present: the open txn has a change, or the one before is gone.
+
+        The last snapshot that exists is not enough: a later one may have been deleted, with its changes.
+        """
+        versions = self._volume.versions
+        if not versions.exists(versions.txn - 1):
+            return True
+        return bool(self._volume.store.scan(*keys.log_range(versions.txn, versions.txn), 1))
 
     def take(self, label: bytes | None) -> Snapshot:
         """Seal the open txn, or return the last snapshot when nothing changed since; atomic.
@@ -91,7 +96,7 @@ class Snapshots:
         labels = () if label is None else (label,)
         volume = self._volume
         sealed = volume.versions.sealed
-        if sealed and not self.changed():
+        if not self.changed():
             row = self._rows[sealed[-1]]
             row = row._replace(labels=row.labels + labels)
             if labels:
