@@ -6,7 +6,8 @@ directory in an order that no change of it can disturb, and one get finds a name
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Final
 
 from tzfs import inodes, keys
 from tzfs.errors import Invalid, NameTooLong
@@ -15,6 +16,8 @@ from tzfs.records import NAME_MAX, Entry, Inode, decode_entry, encode_entry
 if TYPE_CHECKING:
     from tzfs.versions import Reader
     from tzfs.volume import Transaction
+
+_COOKIES_MAX: Final = 4096
 
 
 def require_name(name: bytes) -> None:
@@ -29,30 +32,28 @@ class Directories:
     """The directories of one filesystem; `salt` keys the hash of names."""
 
     def __init__(self, salt: bytes) -> None:
-        self._salt = salt
-
-    def cookie(self, name: bytes) -> int:
-        """Return the listing position of a name."""
-        return keys.name_cookie(name, self._salt)
+        self.cookie = lru_cache(_COOKIES_MAX)(partial(keys.name_cookie, salt=salt))
+        """Returns the listing position of a name. A name is looked up, and looked up again to be made, changed
+        or removed: the hash of one that was just asked for is at hand."""
 
     def find(self, reader: Reader, parent: int, name: bytes) -> int | None:
         """Return the number of the inode that `name` names in directory `parent`, or None."""
-        payload = reader.load(keys.entry(parent, keys.name_cookie(name, self._salt), name))
+        payload = reader.load(keys.entry(parent, self.cookie(name), name))
         return None if payload is None else decode_entry(payload)
 
     def add(self, txn: Transaction, parent: Inode, name: bytes, inode: Inode) -> Inode:
         """Stage entry `name` for `inode`, and return `inode` knowing where it stands. Saves neither inode."""
-        cookie = keys.name_cookie(name, self._salt)
+        cookie = self.cookie(name)
         txn.save(keys.entry(parent.number, cookie, name), encode_entry(inode.number))
         return inode._replace(parent=parent.number, cookie=cookie)
 
     def drop(self, txn: Transaction, parent: int, name: bytes) -> None:
         """Stage the end of entry `name`."""
-        txn.remove(keys.entry(parent, keys.name_cookie(name, self._salt), name))
+        txn.remove(keys.entry(parent, self.cookie(name), name))
 
     def stands_at(self, inode: Inode, parent: int, name: bytes) -> bool:
         """Tell whether that entry is the one by which the inode knows its place."""
-        return inode.parent == parent and inode.cookie == keys.name_cookie(name, self._salt)
+        return inode.parent == parent and inode.cookie == self.cookie(name)
 
     def list(self, reader: Reader, parent: int, after: int, limit: int) -> list[Entry]:
         """Return up to `limit` entries with cookies beyond `after`, in their order, with their inodes."""

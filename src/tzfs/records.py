@@ -186,16 +186,27 @@ _FRESH: Final = 0x80
 """The top bit of a head's version byte says `fresh`."""
 
 
+HEAD_SIZE: Final = _HEAD.size
+"""Bytes of a head before its payload."""
+HEAD_BIRTH: Final = slice(1, HEAD_SIZE)
+"""Where in a head its birth stands: two heads were born in one txn when these bytes are equal."""
+
+
+def head_header(birth: int, *, fresh: bool) -> bytes:
+    """Return the first `HEAD_SIZE` bytes of a head or a past record; the payload follows."""
+    return _HEAD.pack(VERSION | (_FRESH if fresh else 0), birth)
+
+
 def head_payload(value: bytes) -> bytes:
     """Return the payload of a head or past record: `decode_head` for those who need no more."""
-    if len(value) < _HEAD.size or value[0] & ~_FRESH != VERSION:
+    if len(value) < HEAD_SIZE or value[0] & ~_FRESH != VERSION:
         raise CorruptRecord(f"head: {len(value)} bytes, version {value[:1].hex()}")
-    return value[_HEAD.size :]
+    return value[HEAD_SIZE:]
 
 
 def encode_head(head: Head) -> bytes:
     """Return the value of a head or a past record."""
-    return _HEAD.pack(VERSION | (_FRESH if head.fresh else 0), head.birth) + head.payload
+    return head_header(head.birth, fresh=head.fresh) + head.payload
 
 
 def decode_head(value: bytes) -> Head:

@@ -31,14 +31,15 @@ from tzfs.kv import Batch
 from tzfs.records import (
     CHANGED,
     CREATED,
+    HEAD_BIRTH,
+    HEAD_SIZE,
     REMOVED,
     Caller,
-    Head,
     LogRecord,
     decode_head,
     decode_log,
-    encode_head,
     encode_log,
+    head_header,
     head_payload,
 )
 
@@ -227,16 +228,19 @@ class Versions:
 class VersionedBatch(Batch):
     """The changes of one operation to versioned keys: a `Reader` of the live tree with them applied.
 
-    txn is the one in which they count: the open one, or an earlier one for what died then (*as of*).
+    txn is the one in which they count: the open one, or an earlier one for what died then (*as of*). A head
+    begins with a header that says its birth, so that most changes compare and join bytes and decode nothing.
     """
 
-    __slots__ = ("caller", "txn", "versions")
+    __slots__ = ("_header", "_log_prefix", "caller", "txn", "versions")
 
     def __init__(self, versions: Versions, caller: Caller, as_of: int | None = None) -> None:
         super().__init__(versions.store)
         self.versions = versions
         self.caller = caller
-        self.txn = versions.txn if as_of is None else as_of
+        self.txn = txn = versions.txn if as_of is None else as_of
+        self._header = head_header(txn, fresh=False)
+        self._log_prefix = keys.log(txn, b"")
 
     def load(self, k: bytes) -> bytes | None:
         """See `Reader.load`."""
@@ -253,15 +257,15 @@ class VersionedBatch(Batch):
         key = keys.HEAD + k
         value = self.get_raw(key)
         if value is None:
-            self.staged[key] = encode_head(Head(self.txn, self._log_created(k), payload))
-            return
-        head = decode_head(value)
-        if head.birth >= self.txn:
-            self.staged[key] = encode_head(Head(head.birth, head.fresh, payload))
-            return
-        self._supersede(k, value, head.birth)
-        self.staged[key] = encode_head(Head(self.txn, False, payload))  # noqa: FBT003 - a field of a record
-        self._log(k, CHANGED)
+            fresh = self._log_created(k)
+            header = head_header(self.txn, fresh=True) if fresh else self._header
+            self.staged[key] = header + payload
+        elif value[HEAD_BIRTH] == self._header[HEAD_BIRTH]:
+            self.staged[key] = value[:HEAD_SIZE] + payload
+        else:
+            self._supersede(k, value)
+            self.staged[key] = self._header + payload
+            self._log(k, CHANGED)
 
     def remove(self, k: bytes) -> None:
         """Let K exist no more. Nothing happens where it does not."""
@@ -269,29 +273,27 @@ class VersionedBatch(Batch):
         value = self.get_raw(key)
         if value is None:
             return
-        head = decode_head(value)
         self.staged[key] = None
-        if head.birth < self.txn:
-            self._supersede(k, value, head.birth)
+        if value[HEAD_BIRTH] != self._header[HEAD_BIRTH]:
+            self._supersede(k, value)
             self._log(k, REMOVED)
-        elif head.fresh:
-            self.staged[keys.log(self.txn, k)] = None
+        elif decode_head(value).fresh:
+            self.staged[self._log_prefix + k] = None
         else:
             self._relog(k, REMOVED)
 
-    def _supersede(self, k: bytes, value: bytes, birth: int) -> None:
+    def _supersede(self, k: bytes, value: bytes) -> None:
         """Keep the old head for the snapshots that see it, if any."""
-        if self.versions.sees(birth, self.txn - 1):
+        if self.versions.sees(decode_head(value).birth, self.txn - 1):
             self.staged[keys.past(k, self.txn - 1)] = value
 
     def _log(self, k: bytes, kind: bytes) -> None:
-        caller = self.caller
-        record = LogRecord(kind, caller.uid, caller.pid, caller.program)
-        self.staged[keys.log(self.txn, k)] = encode_log(record)
+        uid, _, pid, program = self.caller
+        self.staged[self._log_prefix + k] = encode_log(LogRecord(kind, uid, pid, program))
 
     def _log_created(self, k: bytes) -> bool:
         """Log that K came into being; tell whether it is fresh: never there before in this txn either."""
-        if self.get_raw(keys.log(self.txn, k)) is None:
+        if self.get_raw(self._log_prefix + k) is None:
             self._log(k, CREATED)
             return True
         self._relog(k, CHANGED)
@@ -299,7 +301,7 @@ class VersionedBatch(Batch):
 
     def _relog(self, k: bytes, kind: bytes) -> None:
         """Change the kind of what is logged of K already; the first writer stays the one named."""
-        key = keys.log(self.txn, k)
+        key = self._log_prefix + k
         value = self.get_raw(key)
         if value is None:
             self._log(k, kind)
