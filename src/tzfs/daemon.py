@@ -59,6 +59,7 @@ STACKS_NAME: Final = "stacks.log"
 """Where SIGUSR1 and fatal signals write stacks: not the log, which rotates under faulthandler's feet."""
 LOG_BYTES_MAX: Final = 4 << 20
 LOG_FILES: Final = 3
+ENDING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 END_TIMEOUT_S: Final = 5.0
 """After SIGTERM and a lazy unmount: how long programs may keep files open before these go dead."""
 
@@ -137,8 +138,9 @@ class Daemon:
     def run(self, ready: Callable[[], None]) -> None:
         """Mount, serve, and return when it is unmounted."""
         loop.install(self._options.poll_us)
+        # A signal that came between mounting and listening for signals would leave a stale mount.
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
         _init(self._operations, self._mountpoint, self._fuse_options())
-        log.info("%s mounted at %s by process %d", self._row.full_name, self._mountpoint, os.getpid())
         # What stands now is here to stay; the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
@@ -189,13 +191,15 @@ class Daemon:
             runtime.MountRecord(self._mountpoint, os.getpid(), self._started_ns, self._filesystem.read_only)
         )
         self._is_announced = True
+        log.info("%s mounted at %s by process %d", self._row.full_name, self._mountpoint, os.getpid())
         ready()
 
     # ------------------------------------------------------------------ ending
 
     async def _watch_signals(self, task_status: trio.TaskStatus[None]) -> None:
-        """End cleanly on SIGTERM and SIGINT."""
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        """End cleanly on `ENDING_SIGNALS`."""
+        with trio.open_signal_receiver(*ENDING_SIGNALS) as signals:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
             task_status.started()
             async for number in signals:
                 log.info("%s: unmounting %s", signal.Signals(number).name, self._mountpoint)
