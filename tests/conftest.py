@@ -71,7 +71,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def filesystem(store: Store) -> Iterator[Filesystem]:
-    """Return a new filesystem on each engine in turn; afterwards all invariants of docs/format.md must hold."""
+    """Return a new filesystem on each engine in turn; at the end all invariants of docs/format.md hold."""
     Filesystem.format(store)
     fs = Filesystem(store)
     yield fs

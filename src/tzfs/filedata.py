@@ -53,10 +53,17 @@ def named_chunks(k: bytes, payload: bytes) -> list[tuple[int, int, Slot]]:
 
 
 def release(txn: Transaction, k: bytes, content: int, index: int, slot: Slot) -> None:
-    """Stage the end of a chunk that the head of `k` names no more, unless a snapshot still sees it."""
-    versions = txn.versions
-    if versions.sees(slot.birth, txn.txn - 1) and (
-        slot.birth > versions.rollback_txn or named_in_past(txn, k, content, index, slot.birth)
+    """Stage the end of a chunk that the head of `k` names no more, unless a past record still does.
+
+    Those are exactly the snapshots in between, but for a rollback, and but for snapshots that are deleted and
+    not pruned yet: their past records still stand, and reclaim frees a chunk with the last that names it.
+    """
+    versions, last = txn.versions, txn.txn - 1
+    seen = versions.sees(slot.birth, last)
+    if seen and slot.birth > versions.rollback_txn:
+        return
+    if (seen or txn.volume.awaits_pruning(slot.birth, last)) and named_in_past(
+        txn, k, content, index, slot.birth
     ):
         return
     txn.delete_raw(keys.chunk(content, index, slot.birth))
@@ -158,9 +165,7 @@ class _Slots:
         if self.inode.nlink:
             self.txn.live_bytes += self.stored_bytes - self.inode.stored_bytes
         birth, length = self.chunk0
-        return self.inode._replace(
-            chunk0_birth=birth, chunk0_length=length, stored_bytes=self.stored_bytes
-        )
+        return self.inode._replace(chunk0_birth=birth, chunk0_length=length, stored_bytes=self.stored_bytes)
 
 
 class FileData:
@@ -272,9 +277,7 @@ def abandon_content(txn: Transaction, inode: Inode) -> Inode:
     txn.mark_dead(inode.content)
     if inode.nlink:
         txn.live_bytes -= inode.stored_bytes
-    return inode._replace(
-        content=txn.allocate_number(), chunk0_birth=0, chunk0_length=0, stored_bytes=0
-    )
+    return inode._replace(content=txn.allocate_number(), chunk0_birth=0, chunk0_length=0, stored_bytes=0)
 
 
 def remove_inode(txn: Transaction, inode: Inode) -> None:
@@ -291,5 +294,3 @@ def remove_inode(txn: Transaction, inode: Inode) -> None:
     for attribute, _ in list(txn.scan(*keys.xattrs(inode.number), 1 << 20)):
         txn.remove(attribute)
     txn.delete_raw(keys.orphan(inode.number))
-
-

@@ -38,9 +38,7 @@ class Reclaim:
         self._ready: deque[int] = deque(
             keys.meta_number(key) for key, _ in scan_store(volume.store, *keys.meta_range(b"O"))
         )
-        self._prunings: deque[int] = deque(
-            keys.meta_number(key) for key, _ in scan_store(volume.store, *keys.meta_range(b"P"))
-        )
+        self._prunings = deque(sorted(volume.unpruned))
         self._cursor = b""
         self._trim_from = 0
 
@@ -121,6 +119,7 @@ class Reclaim:
             self._cursor = b""
             txn.commit()
             self._prunings.popleft()
+            self._volume.unpruned.discard(gone)
         else:
             txn.commit()
             self._cursor = page[-1][0] + b"\0"
@@ -151,6 +150,10 @@ class Reclaim:
                 continue
             if slot.birth > versions.rollback_txn and versions.sees(slot.birth, dropped.birth - 1):
                 continue
+            if self._volume.awaits_pruning(slot.birth, dropped.birth - 1) and filedata.named_in_past(
+                txn, k, content, index, slot.birth
+            ):
+                continue
             txn.delete_raw(keys.chunk(content, index, slot.birth))
             txn.stored_bytes -= slot.length
 
@@ -161,7 +164,9 @@ class Reclaim:
         """
         lower, upper = keys.past_from(k, from_txn)
         everything = from_txn == 0
-        payloads = [head_payload(value) for _, value in txn.scan_raw(lower, upper, 1 << 20 if everything else 1)]
+        payloads = [
+            head_payload(value) for _, value in txn.scan_raw(lower, upper, 1 << 20 if everything else 1)
+        ]
         if everything or not payloads:
             live = txn.load(k)
             if live is not None:

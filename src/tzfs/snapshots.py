@@ -118,10 +118,9 @@ class Snapshots:
     def delete(self, name: bytes) -> int:
         """Delete the snapshot that `name` names, with all its labels, and return its txn; atomic."""
         row = self.find(name)
-        self._volume.store.write(
-            {keys.snapshot(row.txn): None, keys.pruning(row.txn): encode_mark(row.txn)}
-        )
+        self._volume.store.write({keys.snapshot(row.txn): None, keys.pruning(row.txn): encode_mark(row.txn)})
         self._volume.versions.drop(row.txn)
+        self._volume.unpruned.add(row.txn)
         del self._rows[row.txn]
         for label in row.labels:
             del self._labels[label]

@@ -67,6 +67,8 @@ class Volume:
             for key, value in scan_store(store, *keys.meta_range(b"D"))
         }
         """Contents that no live inode uses, and the txn in which each died: work for reclaim."""
+        self.unpruned = {keys.meta_number(key) for key, _ in scan_store(store, *keys.meta_range(b"P"))}
+        """Snapshots that are deleted and have left past records that no snapshot sees: work for reclaim."""
 
     @staticmethod
     def format(store: Store, *, chunk_size: int, quota_bytes: int, inodes_max: int) -> Volume:
@@ -85,6 +87,10 @@ class Volume:
             }
         )
         return Volume(store)
+
+    def awaits_pruning(self, first: int, last: int) -> bool:
+        """Tell whether past records may stand that only deleted snapshots from `first` to `last` saw."""
+        return any(first <= txn <= last for txn in self.unpruned)
 
     def usage(self) -> Usage:
         """Return the totals and the limits."""

@@ -1,6 +1,6 @@
 """What a filesystem ought to do, said with dictionaries: the other side of tests/test_filesystem_model.py.
 
-Each operation comes in two halves: `refusals` of it gives every error that its arguments deserve (POSIX leaves
+Each operation comes in two halves: its `refusals` are every error that the arguments deserve (POSIX leaves
 open which one is reported when there are several), and the operation itself, called when there are none,
 changes the dictionaries. Inode numbers are the filesystem's own: the model is told them.
 """
@@ -201,7 +201,8 @@ class Model:
         self._drop(self._take(parent, name))
 
     def _is_below(self, number: int, ancestor: int) -> bool:
-        while number not in {ROOT, ancestor}:
+        """Tell whether a directory is another one or stands below it; a removed one stands nowhere."""
+        while number not in {0, ROOT, ancestor}:
             number = self.nodes[number].parent
         return number == ancestor
 
@@ -210,31 +211,28 @@ class Model:
     ) -> Refusals:
         """Return why renameat2(2) is refused."""
         found = self.lookup_refusals(old_parent, old_name) | self.place_refusals(new_parent, new_name)
-        if flags not in {0, NOREPLACE, EXCHANGE}:
+        if flags not in {0, NOREPLACE, EXCHANGE} or new_name in {b"", b".", b".."} or b"/" in new_name:
             found.add(errors.Invalid)
-        if new_name in {b"", b".", b".."} or b"/" in new_name or b"\0" in new_name:
-            found.add(errors.Invalid)
-        target_number = self.nodes[new_parent].entries.get(new_name)
-        if flags == EXCHANGE and target_number is None:
+        moved = self.nodes[old_parent].entries.get(old_name)
+        target = self.nodes[new_parent].entries.get(new_name)
+        if flags == EXCHANGE and target is None:
             found.add(errors.NoEntry)
-        if flags == NOREPLACE and target_number is not None:
+        if flags == NOREPLACE and target is not None:
             found.add(errors.Exists)
-        moved_number = self.nodes[old_parent].entries.get(old_name)
-        if found or moved_number is None:
+        if moved is None:
             return found
-        if self._is_below(new_parent, moved_number):
+        if self._is_below(new_parent, moved):
             found.add(errors.Invalid)
-        if target_number is None or target_number == moved_number:
+        if target is None or target == moved:
             return found
         if flags == EXCHANGE:
-            if self._is_below(old_parent, target_number):
-                found.add(errors.Invalid)
-            return found
-        moved, target = self.nodes[moved_number], self.nodes[target_number]
+            return found | ({errors.Invalid} if self._is_below(old_parent, target) else set())
+        return found | self._replace_refusals(self.nodes[moved], self.nodes[target])
+
+    def _replace_refusals(self, moved: Node, target: Node) -> Refusals:
+        found: Refusals = {errors.NotEmpty} if target.entries else set()
         if moved.is_directory != target.is_directory:
             found.add(errors.IsDirectory if target.is_directory else errors.NotDirectory)
-        if target.entries:
-            found.add(errors.NotEmpty)
         return found
 
     def rename(self, old_parent: int, old_name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:

@@ -1,0 +1,50 @@
+"""A store that fails when told to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tzfs.errors import StoreFull
+from tzfs.kv import Store
+
+
+class FaultyStore:
+    """A `Store` around another; with `fail_next` set, the next write is refused and changes nothing."""
+
+    def __init__(self, inner: Store) -> None:
+        self.inner = inner
+        self.fail_next = False
+        self.failed = False
+        """A write was refused, and nobody has looked yet."""
+
+    def heal(self) -> None:
+        """Let writes succeed again."""
+        self.fail_next = self.failed = False
+
+    def get(self, key: bytes) -> bytes | None:
+        """See `Store.get`."""
+        return self.inner.get(key)
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """See `Store.get_many`."""
+        return self.inner.get_many(keys)
+
+    def scan(self, lower: bytes, upper: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """See `Store.scan`."""
+        return self.inner.scan(lower, upper, limit)
+
+    def write(self, batch: Mapping[bytes, bytes | None]) -> None:
+        """See `Store.write`."""
+        if self.fail_next:
+            self.fail_next = False
+            self.failed = True
+            raise StoreFull("no space left on the disk, says the test")
+        self.inner.write(batch)
+
+    def sync(self) -> None:
+        """See `Store.sync`."""
+        self.inner.sync()
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        self.inner.close()
