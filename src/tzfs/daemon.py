@@ -203,7 +203,7 @@ class Daemon:
             task_status.started()
             async for number in signals:
                 log.info("%s: unmounting %s", signal.Signals(number).name, self._mountpoint)
-                await trio.to_thread.run_sync(self._unmount, abandon_on_cancel=True)
+                await trio.to_thread.run_sync(self._unmount)
                 # Without open files the loop has ended by now, and this task with it.
                 await trio.sleep(END_TIMEOUT_S)
                 log.warning("files at %s were still open and are dead now", self._mountpoint)

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Final
 
 from tzfs import control
-from tzfs.errors import MountError, TzfsError
+from tzfs.errors import MountError, TzfsError, describe_os_error
 
 READY_TIMEOUT_S: Final = 120.0
 """After a crash the engine replays up to 256 MiB of log before the mount can answer."""
@@ -74,6 +74,9 @@ def _run(daemon: Daemon, writable: int) -> int:
         daemon(lambda: report.send({"ok": True, "result": {}}))
     except TzfsError as error:
         report.send(control.error_answer(error))
+        return 1
+    except OSError as error:
+        report.send(control.error_answer(MountError(describe_os_error(error))))
         return 1
     except BaseException as error:  # noqa: BLE001 whatever it is, the caller waits to hear of it
         reason = f"the daemon failed: {type(error).__name__}: {error}"

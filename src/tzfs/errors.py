@@ -251,3 +251,11 @@ class ControlError(TzfsError):
 
 class DaemonGone(ControlError):
     errno = _errno.ENOTCONN
+
+
+def describe_os_error(error: OSError) -> str:
+    """Return what a system call's error says to a person: the file if there is one, and the reason."""
+    reason = error.strerror or str(error)
+    if error.errno == _errno.ENOSPC:
+        reason = "the disk under the store is full, make room there"
+    return f"{error.filename}: {reason}" if error.filename else reason

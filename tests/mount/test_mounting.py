@@ -200,6 +200,19 @@ def test_after_kill_9_the_mount_point_is_stale_until_the_next_mount_cleans_it(bo
     assert machine.mounts_under(box.a.parent) == [place]
 
 
+def test_a_stale_mount_point_is_cleaned_for_another_filesystem_and_from_behind_the_kernels_cache(
+    box: Box,
+) -> None:
+    box.ok("create", "other")
+    box.ok("mount", "lab", box.a)
+    box.a.stat()
+    box.end(signal.SIGKILL)
+    # The kernel still answers stat from its cache, so that alone tells nothing.
+    box.a.stat()
+    box.ok("mount", "other", box.a)
+    (box.a / "file").touch()
+
+
 def test_umount_cleans_a_stale_mount_point(box: Box) -> None:
     box.ok("mount", "lab", box.a)
     box.end(signal.SIGKILL)

@@ -26,7 +26,7 @@ from tzfs.cli.base import EXIT_STATUSES, State, pass_state, run
 @click.group(epilog=EXIT_STATUSES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--store",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     metavar="DIR",
     help="The directory of the filesystems.  [default: $TZFS_STORE, or tzfs in $XDG_DATA_HOME]",
 )

@@ -106,10 +106,8 @@ def failure(error: Exception) -> Failure:
 
 def _message(error: Exception) -> str:
     """Return what is wrong and what to do, on one line."""
-    if isinstance(error, OSError) and not error.filename:
-        return error.strerror or str(error)
     if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}"
+        return errors.describe_os_error(error)
     text = str(error) or type(error).__name__
     for kind, advice in _ADVICE:
         if isinstance(error, kind):

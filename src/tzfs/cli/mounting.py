@@ -86,14 +86,16 @@ def _converted(option: str, convert: Callable[[str], float]) -> float:
 
 @click.command()
 @click.argument("name")
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=click.Path(path_type=Path, readable=False))
 @click.option(
     "-o", "options", multiple=True, metavar="OPT,...", help="Options of FUSE and the kernel; see below."
 )
 @click.option("--foreground", is_flag=True, help="Stay, and log to the terminal as well.")
 @click.option("--read-only", is_flag=True, help="Allow no change, and do no background work.")
 @click.option("--allow-other", is_flag=True, help="Let other users in, by the modes of the files.")
-@click.option("--log-file", type=click.Path(path_type=Path), help="[default: daemon.log in the store]")
+@click.option(
+    "--log-file", type=click.Path(path_type=Path, readable=False), help="[default: daemon.log in the store]"
+)
 @pass_state
 def mount(
     state: State,
@@ -255,7 +257,7 @@ def _record_of(state: State, target: str) -> MountRecord:
 
 @click.command()
 @click.argument("source")
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=click.Path(path_type=Path, readable=False))
 @click.option("-o", "options", multiple=True)
 @click.option("-t", "kind", hidden=True)
 @click.option("-N", "mount_namespace", hidden=True)
