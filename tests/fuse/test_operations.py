@@ -347,6 +347,14 @@ async def test_a_listing_counts_as_a_lookup_of_what_the_kernel_took(
     assert mount.ops._known[ROOT] == 0
 
 
+async def test_an_inode_without_a_name_is_not_found_by_its_number_alone(mount: Mount) -> None:
+    number = await mount.create(b"f")
+    assert (await mount.ops.lookup(number, b".", CTX)).st_ino == number
+    await mount.ops.unlink(ROOT, b"f", CTX)
+    with refused(errno.ESTALE):
+        await mount.ops.lookup(number, b".", CTX)
+
+
 async def test_getattr_is_no_lookup(mount: Mount) -> None:
     number = await mount.create(b"f")
     await mount.ops.getattr(number, CTX)
