@@ -43,6 +43,7 @@ def create(txn: Transaction, parent: Inode, mode: int, *, rdev: int = 0, target:
     """
     now = now_ns()
     number = txn.allocate_number()
+    txn.expect_new(keys.inode(number))
     gid = txn.caller.gid
     if parent.mode & stat.S_ISGID:
         gid = parent.gid

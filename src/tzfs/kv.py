@@ -297,19 +297,29 @@ class Batch:
     """The changes of one operation: staged here, read back through here, written at once by `commit`.
 
     A batch is begun, filled and committed without a suspension in between, and it writes nothing before:
-    dropping one undoes all.
+    dropping one undoes all. What it has read it keeps, for an operation that looks a record up and later
+    changes it would else ask the store twice.
     """
 
-    __slots__ = ("staged", "store")
+    __slots__ = ("_seen", "staged", "store")
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.staged: dict[bytes, bytes | None] = {}
+        self._seen: dict[bytes, bytes | None] = {}
 
     def get_raw(self, key: bytes) -> bytes | None:
         """Return what `key` will hold after the commit."""
-        staged = self.staged
-        return staged[key] if key in staged else self.store.get(key)
+        if key in self.staged:
+            return self.staged[key]
+        if key in self._seen:
+            return self._seen[key]
+        value = self._seen[key] = self.store.get(key)
+        return value
+
+    def assume_absent(self, key: bytes) -> None:
+        """Take the caller's word that the store has no `key`, as for a number that was never used."""
+        self._seen[key] = None
 
     def put_raw(self, key: bytes, value: bytes) -> None:
         """Stage a value."""

@@ -252,6 +252,11 @@ class VersionedBatch(Batch):
         pairs = self.scan_raw(keys.HEAD + lower, keys.HEAD + upper, limit)
         return [(key[1:], head_payload(value)) for key, value in pairs]
 
+    def expect_new(self, k: bytes) -> None:
+        """Take the caller's word that K never existed."""
+        self.assume_absent(keys.HEAD + k)
+        self.assume_absent(self._log_prefix + k)
+
     def save(self, k: bytes, payload: bytes) -> None:
         """Make `payload` the live record of K."""
         key = keys.HEAD + k
