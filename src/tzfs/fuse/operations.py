@@ -151,7 +151,7 @@ class Operations(pyfuse3.Operations):
             except NoEntry:
                 return self._no_entry
             if not inode.nlink:
-                # "." finds an orphan too, but whoever knows only its number comes too late (open_by_handle_at).
+                # "." finds an orphan too, but who knows only a number comes too late (open_by_handle_at).
                 raise Stale(f"inode {inode.number} has no name any more")
             return self._entry(inode)
         view, inode = self._views.lookup(parent_inode, name)
