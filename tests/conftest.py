@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from support import machine
 from support.logs import COLLECTOR
+from support.mounting import Mounted
 from tzfs.check import check
 from tzfs.filesystem import Filesystem
 from tzfs.kv import MemoryStore, RocksStore, Store
@@ -76,3 +77,38 @@ def filesystem(store: Store) -> Iterator[Filesystem]:
     fs = Filesystem(store)
     yield fs
     assert check(fs) == []
+
+
+@pytest.fixture
+def make_mounted() -> Iterator[Callable[..., Mounted]]:
+    """Return a function that creates a filesystem and mounts it.
+
+    Its arguments are the options of `tzfs create`, and as `mount` those of `tzfs mount`. What was mounted is
+    unmounted whatever happens; after a test that passed, `tzfs check` must find nothing and the daemon's log
+    hold no warning. Tests that use it bear the mark `mount`.
+    """
+    reason = machine.missing_fuse()
+    if reason is not None:
+        pytest.skip(reason)
+    made: list[Mounted] = []
+
+    def make(*create: str, mount: Sequence[str] = ()) -> Mounted:
+        mounted = Mounted(machine.make_workspace())
+        made.append(mounted)
+        mounted.ok("create", mounted.name, *create)
+        mounted.mount(*mount)
+        return mounted
+
+    try:
+        yield make
+        for mounted in made:
+            mounted.finish()
+    finally:
+        for mounted in made:
+            machine.remove_workspace(mounted.workspace)
+
+
+@pytest.fixture
+def mounted(make_mounted: Callable[..., Mounted]) -> Mounted:
+    """Return a mounted filesystem with the options that users have by default."""
+    return make_mounted()
