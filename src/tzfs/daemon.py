@@ -40,7 +40,7 @@ from tzfs import admin, background, control_server, mountpoint, runtime
 from tzfs.background import Supervisor
 from tzfs.catalog import ARCHIVED, DELETED, FilesystemRow
 from tzfs.control import SOCKET_NAME, Json
-from tzfs.errors import InputOutput, MountError, NoSpace, TzfsError, UnknownFilesystem, WrongStatus
+from tzfs.errors import MountError, TzfsError, UnknownFilesystem, WrongStatus
 from tzfs.filesystem import Filesystem
 from tzfs.fuse import loop
 from tzfs.fuse.operations import Operations
@@ -216,12 +216,13 @@ class Daemon:
         In this order: afterwards no program can open anything any more, so what is written out last is
         all there will be, but for what programs with open files write still.
         """
+        self._flush_in_thread()
         try:
-            self._flush_in_thread()
             mountpoint.unmount(self._options.mountpoint, lazy=True)
-            self._wait_for_writing()
-        except (OSError, MountError) as error:
+        except MountError as error:
             log.info("unmounting: %s", error)
+        else:
+            self._wait_for_writing()
 
     # ------------------------------------------------- what operations ask for
 
@@ -230,36 +231,43 @@ class Daemon:
         await trio.to_thread.run_sync(self._engine.sync)
 
     async def _flush(self) -> None:
-        """Write out the kernel's dirty pages of this mount; `NoSpace` or `InputOutput` if it cannot."""
-        if self._filesystem.read_only:
-            return
-        try:
+        """Write out the kernel's dirty pages of this mount.
+
+        What cannot be written (over the quota, most often) is lost to the live tree, too, and the program
+        that wrote it hears of it at its next fsync or close. The kernel also tells whoever calls syncfs
+        next, however much later. So it is logged, and no reason to refuse a snapshot of what is there.
+        """
+        if not self._filesystem.read_only:
             await trio.to_thread.run_sync(self._flush_in_thread)
-        except OSError as error:
-            kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else InputOutput
-            raise kind(f"writing out the page cache: {error}") from error
 
     def _flush_in_thread(self) -> None:
-        """Write out the kernel's dirty pages: start all of it with syncfs(2), then wait for each file.
+        """Start all writing with syncfs(2), then wait for each file."""
+        try:
+            self._start_writing()
+        except OSError as error:
+            log.warning("data that a program wrote could not be stored: %s", error)
+        self._wait_for_writing()
+
+    def _start_writing(self) -> None:
+        """Run syncfs(2) on the mount. Raises OSError for data that could not be written.
 
         The descriptor is opened each time: one that stayed open would keep the mount busy and
         `fusermount3 -u` from working.
         """
         try:
             descriptor = os.open(self._mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except PermissionError:
-            # The root directory's mode shuts its owner out, who we may be. sync(2) needs no descriptor.
+        except OSError:
+            # The mode of the root directory may shut its owner out, who we are. sync(2) needs no descriptor.
             os.sync()
-        else:
-            try:
-                # Somebody may have mounted something over us.
-                if os.fstat(descriptor).st_dev == self._device:
-                    _syncfs(descriptor)
-                else:
-                    os.sync()
-            finally:
-                os.close(descriptor)
-        self._wait_for_writing()
+            return
+        try:
+            # Somebody may have mounted something over us.
+            if os.fstat(descriptor).st_dev == self._device:
+                _syncfs(descriptor)
+            else:
+                os.sync()
+        finally:
+            os.close(descriptor)
 
     def _wait_for_writing(self) -> None:
         """Return when the kernel has no dirty page and no write under way that was there before.
@@ -276,7 +284,7 @@ class Daemon:
             except OSError as error:
                 # EBUSY: written, but dirty again at once. ENOENT: the kernel has dropped the inode.
                 if error.errno not in (errno.EBUSY, errno.ENOENT):
-                    raise
+                    log.warning("data that a program wrote could not be stored: %s", error)
 
     def _host_free(self) -> tuple[int, int]:
         """Return (free, total) bytes of the disk under the store, as an unprivileged writer sees it."""

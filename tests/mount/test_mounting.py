@@ -252,6 +252,16 @@ def test_a_snapshot_holds_what_open_files_and_mappings_were_given(box: Box) -> N
         file.close()
 
 
+def test_what_did_not_fit_into_the_quota_is_no_reason_to_refuse_a_snapshot(box: Box) -> None:
+    box.ok("create", "small", "--quota", "1M")
+    box.ok("mount", "small", box.a)
+    (box.a / "fits").write_bytes(b"x" * 500_000)
+    with pytest.raises(OSError, match="No space left"):
+        (box.a / "too much").write_bytes(b"y" * 5_000_000)
+    assert box.ok("snapshot", "small") == "1\n"
+    assert (box.a / ".snapshots" / "1" / "fits").read_bytes() == b"x" * 500_000
+
+
 def test_commands_reach_a_mounted_filesystem(box: Box) -> None:
     box.ok("mount", "lab", box.a)
     (box.a / "file").write_text("1")
