@@ -8,42 +8,20 @@ smallest there are, so that a few hundred bytes cross chunks and 32 KiB cross th
 
 from __future__ import annotations
 
-import shutil
 import stat
-import sys
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
-from support.faults import FaultyStore
-from support.model import ROOT, Frozen, Model, Node, Refusals, Tree
-from tzfs import errors, keys
-from tzfs.check import check
+from support.model import ROOT, Node, Refusals
+from support.model_machine import CHUNK, NAMES, SEGMENT, SIZE_MAX, ModelMachine
+from tzfs import errors
 from tzfs.filesystem import Filesystem
-from tzfs.kv import MemoryStore, RocksStore, Store
-from tzfs.records import AttributeChanges, Caller, Inode
+from tzfs.kv import RocksStore
+from tzfs.records import AttributeChanges, Caller
 
-CHUNK = 512
-SEGMENT = CHUNK * keys.SEGMENT_CHUNKS
-SIZE_MAX = SEGMENT + 3 * CHUNK
-QUOTA = 24 * CHUNK
-INODES_MAX = 8
-
-# Few names and few inodes, so that operations meet; one is a prefix of another, one as long as allowed.
-NAMES = [b"a", b"ab", b"\xff\x01", b"n" * 255]
 BAD_NAMES = [b"n" * 256, b"", b"..", b"x/y"]
 LABELS = [b"one", b"two", b"v1.0", b"4a", b"-", b"x" * 255]
 XATTRS = [b"user.a", b"user.ab", b"trusted.\xff", b"security.capability"]
@@ -64,155 +42,8 @@ kinds = st.sampled_from([stat.S_IFREG] * 4 + [stat.S_IFIFO, stat.S_IFSOCK, stat.
 values = st.sampled_from([b"", b"v", bytes(300)])
 
 
-def read_node(fs: Filesystem, inode: Inode, at: int | None) -> Frozen:
-    """Return all that can be read of an inode, at a moment."""
-    number = inode.number
-    listing = fs.readdir(number, 0, 1000, at) if inode.is_directory else []
-    cookies = [entry.cookie for entry in listing]
-    assert cookies == sorted(set(cookies))
-    assert all(entry.inode == fs.getattr(entry.inode.number, at) for entry in listing)
-    return Frozen(
-        inode.mode,
-        inode.uid,
-        inode.gid,
-        inode.nlink,
-        inode.rdev,
-        inode.size,
-        fs.readlink(number, at) if stat.S_ISLNK(inode.mode) else b"",
-        fs.read(number, 0, inode.size + 1, at) if inode.is_regular else b"",
-        {entry.name: entry.inode.number for entry in listing},
-        {name: fs.getxattr(number, name, at) for name in fs.listxattr(number, at)},
-    )
-
-
-def read_tree(fs: Filesystem, at: int | None = None) -> tuple[Tree, dict[int, Inode]]:
-    """Return what a walk from the root finds at a moment: how everything reads, and its inodes."""
-    tree: Tree = {}
-    inodes: dict[int, Inode] = {}
-    waiting = [ROOT]
-    while waiting:
-        number = waiting.pop()
-        if number not in tree:
-            inodes[number] = fs.getattr(number, at)
-            tree[number] = read_node(fs, inodes[number], at)
-            waiting.extend(tree[number].entries.values())
-    return tree, inodes
-
-
-class FilesystemMachine(RuleBasedStateMachine):
-    """One filesystem and its model, side by side."""
-
-    engine: ClassVar[str] = "memory"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.error_outside = sys.exception()
-        self.directory = Path(tempfile.mkdtemp(prefix="tzfs-model-"))
-        self.store = FaultyStore(self._open_store())
-        self.snapshots: dict[int, tuple[set[bytes], Tree, dict[int, Inode]]] = {}
-        self.released: set[int] = set()
-        self.numbers_seen = {ROOT}
-        self.sealed_clean: int | None = None
-        """The last snapshot, when nothing has changed since it was taken."""
-
-    def _open_store(self) -> Store:
-        if self.engine == "memory":
-            return MemoryStore()
-        return RocksStore.open(self.directory / "db", create=True)
-
-    @initialize(limited=st.booleans())
-    def format(self, limited: bool) -> None:
-        self.quota = QUOTA if limited else 0
-        self.model = Model(INODES_MAX if limited else 0)
-        limits = {"quota_bytes": self.quota, "inodes_max": self.model.inodes_max}
-        Filesystem.format(self.store, chunk_size=CHUNK, **limits)
-        self.fs = Filesystem(self.store)
-        # Something to work on, since a run often goes without some of the rules.
-        root = Caller(0, 0, 1, b"root")
-        self._make(0, b"a", Node(stat.S_IFDIR | 0o755, 0, 0), lambda *at: self.fs.mkdir(*at, 0o755, root))
-        for name in (b"ab", NAMES[-1]):
-            node = Node(stat.S_IFREG | 0o644, 0, 0)
-            self._make(0, name, node, lambda *at: self.fs.mknod(*at, stat.S_IFREG | 0o644, 0, root))
-        self._write(max(self.numbers_seen), 0, bytes(range(250)) * 5, root)
-
-    def teardown(self) -> None:
-        try:
-            self.store.heal()
-            # A step that failed says more than what follows from it.
-            if sys.exception() is self.error_outside and hasattr(self, "fs"):
-                self.every_snapshot_reads_as_recorded()
-                self._everything_is_given_back()
-        finally:
-            self.store.close()
-            shutil.rmtree(self.directory)
-
-    def _everything_is_given_back(self) -> None:
-        """Without snapshots and orphans, what is stored is what the live tree holds: nothing leaks."""
-        self.fs.release(self.model.orphans())
-        for txn in list(self.snapshots):
-            self.fs.delete_snapshot(b"%d" % txn)
-        while self.fs.reclaim(1000):
-            pass
-        assert check(self.fs) == []
-        assert read_tree(self.fs)[0] == self.model.freeze()
-        usage = self.fs.usage()
-        assert usage.stored_bytes == usage.live_bytes
-        assert self.fs.reclaim_backlog() == 0
-        for space in (keys.PAST, keys.LOG):
-            assert self.store.scan(space, bytes((space[0] + 1,)), 1) == [] or space == keys.LOG
-        assert {key[:2] for key, _ in self.store.scan(b"m", b"n", 1000)} == {b"mB", b"mC"}
-
-    # ------------------------------------------------------------------------ choosing and expecting
-
-    def _pick(self, at: int, wanted: Callable[[Node], bool] = lambda _: True) -> int | None:
-        """Return the inode that `at` chooses among those wanted, orphans that are held included."""
-        found = [number for number, node in self.model.nodes.items() if wanted(node)]
-        return found[at % len(found)] if found else None
-
-    def _pick_parent(self, at: int) -> int:
-        """Return a directory; once in a while something else, or one that was removed."""
-        parent = self._pick(at) if at > 230 else self._pick(at, lambda n: n.is_directory and n.nlink > 0)
-        assert parent is not None
-        return parent
-
-    def _pick_entry(self, at: int, name: bytes, wanted: Callable[[Node], bool]) -> tuple[int, bytes]:
-        """Return a directory and a name in it of a wanted node; once in a while, or for want of one, any."""
-        nodes = self.model.nodes
-        found = [
-            (parent, entry)
-            for parent, node in nodes.items()
-            for entry, number in node.entries.items()
-            if wanted(nodes[number])
-        ]
-        return found[at % len(found)] if found and at < 230 else (self._pick_parent(at), name)
-
-    def _pick_free(self, parent: int, at: int, name: bytes) -> bytes:
-        """Return a name that is not in the directory; once in a while, or for want of one, the given one."""
-        free = [free for free in NAMES if free not in self.model.nodes[parent].entries]
-        return free[at % len(free)] if free and at < 230 else name
-
-    def _run(self, refusals: Refusals, change: Callable[[], Any], number: int = ROOT) -> Any:  # noqa: ANN401
-        """Run a change that has to be refused for one of `refusals`, or to succeed when there are none.
-
-        What changes in an orphan, `number`, no later snapshot sees: to them the tree is unchanged.
-
-        Return None when it changed nothing, be it refused or met by a full disk; the caller then leaves the
-        model alone, and the invariants show whether the filesystem did the same.
-        """
-        if refusals:
-            with pytest.raises(tuple(refusals)) as refused:
-                change()
-            assert type(refused.value) in refusals
-            return None
-        try:
-            result = change()
-        except errors.StoreFull:
-            assert self.store.failed
-            self.store.failed = False
-            return None
-        if self.model.nodes[number].nlink:
-            self.sealed_clean = None
-        return True if result is None else result
+class FilesystemMachine(ModelMachine):
+    """The rules, on the engine in memory."""
 
     # ------------------------------------------------------------------------------------------ names
 
@@ -231,16 +62,6 @@ class FilesystemMachine(RuleBasedStateMachine):
     def symlink(self, parent: int, name: bytes, to: bytes, caller: Caller) -> None:
         node = Node(stat.S_IFLNK | 0o777, caller.uid, caller.gid, target=to)
         self._make(parent, name, node, lambda *place: self.fs.symlink(*place, to, caller))
-
-    def _make(self, at: int, name: bytes, node: Node, change: Callable[[int, bytes], Inode]) -> None:
-        parent = self._pick_parent(at)
-        name = self._pick_free(parent, at, name)
-        inode = self._run(self.model.make_refusals(parent, name), lambda: change(parent, name))
-        if inode is not None:
-            assert inode.number not in self.numbers_seen
-            self.numbers_seen.add(inode.number)
-            self.model.make(inode.number, parent, name, node)
-            assert inode == self.fs.lookup(parent, name)
 
     @rule(at=picks, parent=picks, name=names, caller=callers)
     def link(self, at: int, parent: int, name: bytes, caller: Caller) -> None:
@@ -323,11 +144,6 @@ class FilesystemMachine(RuleBasedStateMachine):
 
     # ---------------------------------------------------------------------------- content, attributes
 
-    def _has_room(self, length: int, offset: int) -> bool:
-        """Tell whether the quota cannot refuse that write, whatever a chunk's old rest adds to it."""
-        touched = (offset + length) // CHUNK - offset // CHUNK + 1
-        return not self.quota or self.fs.usage().stored_bytes + touched * CHUNK <= self.quota
-
     @rule(at=picks, offset=offsets, length=lengths, fill=picks, caller=callers)
     def write(self, at: int, offset: int, length: int, fill: int, caller: Caller) -> None:
         number = self._pick(at, lambda n: n.is_regular)
@@ -341,18 +157,6 @@ class FilesystemMachine(RuleBasedStateMachine):
             size = self.model.nodes[number].size
             offset = 0 if size > SIZE_MAX else max(size - back, 0)
             self._write(number, offset, bytes([fill]) * length, caller)
-
-    def _write(self, number: int, offset: int, data: bytes, caller: Caller) -> None:
-        had_room, clean = self._has_room(len(data), offset), self.sealed_clean
-        try:
-            done = self._run(set(), lambda: self.fs.write(number, offset, data, caller, stamp=True), number)
-        except errors.NoSpace:
-            assert not had_room
-            return
-        if done is not None:
-            assert done == len(data)
-            self.model.write(number, offset, data)
-            self.sealed_clean = self.sealed_clean if data else clean
 
     @rule(at=picks, size=sizes, caller=callers)
     def truncate(self, at: int, size: int, caller: Caller) -> None:
@@ -430,23 +234,6 @@ class FilesystemMachine(RuleBasedStateMachine):
     def snapshot_with_label(self, label: bytes) -> None:
         self._snapshot(label)
 
-    def _snapshot(self, label: bytes | None) -> None:
-        taken = label is not None and any(label in labels for labels, _, _ in self.snapshots.values())
-        clean, open_txn = self.sealed_clean, self.fs.txn
-        row = self._run({errors.Exists} if taken else set(), lambda: self.fs.snapshot(label))
-        self.sealed_clean = clean
-        if row is None:
-            return
-        tree, inodes = read_tree(self.fs)
-        assert row.txn == (open_txn if clean is None else clean)
-        if row.txn == open_txn:
-            self.snapshots[row.txn] = (set(), tree, inodes)
-        assert self.snapshots[row.txn][1] == tree
-        if label is not None:
-            self.snapshots[row.txn][0].add(label)
-        assert set(row.labels) == self.snapshots[row.txn][0]
-        self.sealed_clean = row.txn
-
     @precondition(lambda self: len(self.snapshots) > 1)
     @rule(at=picks, by_label=st.booleans())
     def delete_snapshot(self, at: int, by_label: bool) -> None:
@@ -468,13 +255,7 @@ class FilesystemMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.snapshots)
     @rule()
     def every_snapshot_reads_as_recorded(self) -> None:
-        rows = {row.txn: set(row.labels) for row in self.fs.snapshots()}
-        assert rows == {txn: labels for txn, (labels, _, _) in self.snapshots.items()}
-        for txn, (labels, tree, inodes) in self.snapshots.items():
-            assert read_tree(self.fs, txn) == (tree, inodes)
-            assert {self.fs.find_snapshot(name).txn for name in [*labels, b"%d" % txn]} == {txn}
-        if self.snapshots:
-            assert self.fs.find_snapshot(b"latest").txn == max(self.snapshots)
+        self._compare_snapshots()
 
     # ------------------------------------------------------------------- orphans, reclaim, restarts
 
@@ -485,10 +266,6 @@ class FilesystemMachine(RuleBasedStateMachine):
         assert number is not None
         self.fs.release([number, ROOT])
         self._forget(number)
-
-    def _forget(self, number: int) -> None:
-        del self.model.nodes[number]
-        self.released.add(number)
 
     @rule(budget=st.sampled_from([1, 3, 10, 100]))
     def reclaim(self, budget: int) -> None:
@@ -535,28 +312,6 @@ class FilesystemMachine(RuleBasedStateMachine):
             self.store.inner.compact()
         else:
             self.store.inner.flush()
-
-    # ------------------------------------------------------------------------------------- invariants
-
-    @invariant()
-    def the_live_tree_reads_as_the_model(self) -> None:
-        if hasattr(self, "fs"):
-            assert read_tree(self.fs)[0] == self.model.freeze()
-
-    @invariant()
-    def orphans_that_are_held_read_as_the_model(self) -> None:
-        for number in self.model.orphans() if hasattr(self, "fs") else ():
-            node = self.model.nodes[number]
-            inode = self.fs.getattr(number)
-            assert (inode.nlink, inode.mode, inode.size) == (0, node.mode, node.size)
-            assert not node.is_regular or self.fs.read(number, 0, inode.size) == node.data
-
-    @invariant()
-    def nothing_is_found_amiss(self) -> None:
-        if hasattr(self, "fs"):
-            assert check(self.fs) == []
-            usage = self.fs.usage()
-            assert usage.inodes == len(self.model.nodes) - len(self.model.orphans())
 
 
 class RocksMachine(FilesystemMachine):
