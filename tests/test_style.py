@@ -1,0 +1,175 @@
+"""What a tool does not check: the size of functions and modules, docstrings, and that lists agree.
+
+The limits have no exceptions. Who meets one splits the function or the module.
+"""
+
+from __future__ import annotations
+
+import ast
+import errno
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tzfs import errors
+from tzfs.errors import TzfsError
+
+ROOT = Path(__file__).parent.parent
+FUNCTION_LINES_MAX = 70
+"""A function fits on a screen."""
+MODULE_LINES_MAX = 500
+
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+CODE = [path for name in ("src", "tests", "benchmarks", "examples") for path in (ROOT / name).rglob("*.py")]
+SCRIPTS = [path for path in (ROOT / "scripts").iterdir() if path.is_file()]
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def parse(path: Path) -> ast.Module:
+    """Return the syntax tree of a file."""
+    return ast.parse(path.read_text(encoding="utf-8"), os_path(path))
+
+
+def os_path(path: Path) -> str:
+    """Return a path as a person reads it, from the root of the repository."""
+    return str(path.relative_to(ROOT))
+
+
+def functions(tree: ast.Module) -> Iterator[tuple[Function, ast.AST]]:
+    """Yield every function of a module with what it stands in: the module, a class, or another function."""
+    for parent in ast.walk(tree):
+        for child in ast.iter_child_nodes(parent):
+            if isinstance(child, Function):
+                yield child, parent
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(SOURCES) > 10
+    assert len(CODE) > len(SOURCES)
+
+
+def test_no_function_is_longer_than_a_screen() -> None:
+    long = [
+        f"{os_path(path)}:{function.lineno} {function.name}: {length} lines"
+        for path in CODE
+        for function, _ in functions(parse(path))
+        if (length := function.end_lineno - function.lineno + 1) > FUNCTION_LINES_MAX  # type: ignore[operator]
+    ]
+    assert long == []
+
+
+def test_no_module_is_longer_than_500_lines() -> None:
+    lengths = {os_path(path): len(path.read_text(encoding="utf-8").splitlines()) for path in CODE}
+    assert {path: length for path, length in lengths.items() if length > MODULE_LINES_MAX} == {}
+
+
+def test_every_module_says_what_it_is() -> None:
+    silent = [
+        os_path(path) for path in CODE if path.name != "__init__.py" and not ast.get_docstring(parse(path))
+    ]
+    assert silent == []
+
+
+def is_trivial(function: Function) -> bool:
+    """Tell whether name and types say all: one statement at most, or an overload or an override."""
+    marks = {ast.unparse(decorator).rpartition(".")[2] for decorator in function.decorator_list}
+    return len(function.body) <= 1 or not marks.isdisjoint({"overload", "override", "setter"})
+
+
+def test_every_public_function_has_a_docstring_or_needs_none() -> None:
+    silent = [
+        f"{os_path(path)}:{function.lineno} {function.name}"
+        for path in SOURCES
+        for function, parent in functions(parse(path))
+        if not function.name.startswith("_")
+        and not isinstance(parent, Function)
+        and not (isinstance(parent, ast.ClassDef) and parent.name.startswith("_"))
+        and not ast.get_docstring(function)
+        and not is_trivial(function)
+    ]
+    assert silent == []
+
+
+def test_every_public_class_has_a_docstring_or_is_an_error_whose_name_is_its_errno() -> None:
+    silent = [
+        f"{os_path(path)}:{node.lineno} {node.name}"
+        for path in SOURCES
+        if path.name != "errors.py"
+        for node in parse(path).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and not ast.get_docstring(node)
+    ]
+    assert silent == []
+
+
+def test_no_open_question_is_left_in_the_code() -> None:
+    marks = re.compile(r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "X" * 3, "HA" + "CK"]) + r")\b")
+    found = [
+        f"{os_path(path)}:{number} {line.strip()}"
+        for path in [*CODE, *SCRIPTS]
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if marks.search(line)
+    ]
+    assert found == []
+
+
+# ------------------------------------------------------------------------------------ lists that agree
+
+
+def requirement_names(requirements: list[str]) -> set[str]:
+    """Return the names in a list of requirements."""
+    found = {re.match(r"[A-Za-z0-9._-]+", requirement) for requirement in requirements}
+    return {match[0] for match in found if match}
+
+
+def test_every_dependency_has_its_reason_and_every_reason_its_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    to_run = requirement_names(project["project"]["dependencies"])
+    others = requirement_names(project["build-system"]["requires"])
+    for extra in project["project"]["optional-dependencies"].values():
+        others |= requirement_names(extra)
+    page = (ROOT / "docs/dependencies.md").read_text(encoding="utf-8")
+    run_part, develop_part = page.split("## To test and to develop")
+    assert set(re.findall(r"^\| ([a-z0-9-]+) \|", run_part, re.MULTILINE)) - {"package"} == to_run
+    assert set(re.findall(r"^\| ([a-z0-9-]+) \|", develop_part, re.MULTILINE)) - {"package"} == others
+
+
+def error_classes() -> list[type[TzfsError]]:
+    """Return every class of errors.py."""
+    return [
+        value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, TzfsError)
+    ]
+
+
+@pytest.mark.parametrize("error", error_classes(), ids=lambda error: error.__name__)
+def test_every_error_has_one_errno_that_exists(error: type[TzfsError]) -> None:
+    assert error.errno in errno.errorcode
+
+
+def test_file_errors_that_mean_different_things_have_different_errnos() -> None:
+    own = [error for error in error_classes() if issubclass(error, errors.FsError) and "errno" in vars(error)]
+    assert len({error.errno for error in own}) == len(own)
+
+
+def test_the_tree_in_the_docstring_of_errors_names_every_class() -> None:
+    assert errors.__doc__ is not None
+    drawn = set(re.findall(r"\b[A-Z]\w+", errors.__doc__))
+    assert {error.__name__ for error in error_classes()} - drawn == set()
+
+
+def test_the_layers_name_every_module() -> None:
+    # import-linter says the same with `exhaustive`; this says it in a run of the tests alone.
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    named = set(re.findall(r"\w+", " ".join(project["tool"]["importlinter"]["contracts"][0]["layers"])))
+    there = {path.stem if path.is_file() else path.name for path in (ROOT / "src/tzfs").iterdir()}
+    assert there - {"__init__", "__pycache__", "py"} - named == set()
+
+
+@pytest.mark.parametrize("name", ["scripts/quickstart", "scripts/test", "scripts/bootstrap", ".ci/run"])
+def test_scripts_can_be_run(name: str) -> None:
+    script = ROOT / name
+    assert script.stat().st_mode & 0o111
+    assert script.read_text(encoding="utf-8").startswith("#!/usr/bin/env bash\n")
