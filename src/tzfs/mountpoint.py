@@ -46,8 +46,9 @@ class MountOptions:
 
 
 class MountEntry(NamedTuple):
-    """A line of the mount table. kind: the filesystem's type, "fuse.tzfs" for ours."""
+    """A line of the mount table. device: "major:minor". kind: the filesystem's type, "fuse.tzfs" for ours."""
 
+    device: str
     mountpoint: str
     kind: str
     source: str
@@ -64,7 +65,8 @@ def mount_table() -> list[MountEntry]:
     for line in Path("/proc/self/mountinfo").read_bytes().decode("utf-8", "surrogateescape").splitlines():
         before, _, after = line.partition(" - ")
         kind, source, *_ = after.split(" ")
-        entries.append(MountEntry(_unescape(before.split(" ")[4]), kind, _unescape(source)))
+        _, _, device, _, mountpoint, *_ = before.split(" ")
+        entries.append(MountEntry(device, _unescape(mountpoint), kind, _unescape(source)))
     return entries
 
 

@@ -232,6 +232,15 @@ def test_a_mount_in_use_stays_and_lazy_unmounting_does_not_wait(box: Box) -> Non
     assert (box.b / "open").read_text() == "still written"
 
 
+@pytest.mark.skipif(not machine.is_root(), reason="only root may make a bind mount")
+def test_umount_says_where_else_it_is_mounted_instead_of_waiting(box: Box) -> None:
+    box.ok("mount", "lab", box.a)
+    subprocess.run(["mount", "--bind", box.a, box.b], check=True, timeout=TIMEOUT_S)
+    assert f"umount {box.b}" in box.refused(base.CONFLICT, "umount", "lab")
+    subprocess.run(["umount", box.b], check=True, timeout=TIMEOUT_S)
+    box.ok("mount", "lab", box.a)
+
+
 def test_a_snapshot_holds_what_open_files_and_mappings_were_given(box: Box) -> None:
     box.ok("mount", "lab", box.a)
     # Many files, so that some are being written out still while the snapshot is asked for.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
-from tzfs.cli.base import NOT_FOUND, SYSTEM, Failure, State, pass_state
+from tzfs.cli.base import CONFLICT, NOT_FOUND, SYSTEM, Failure, State, pass_state
 
 if TYPE_CHECKING:
     from tzfs.catalog import FilesystemRow
@@ -213,16 +213,36 @@ def umount(state: State, target: str, *, lazy: bool) -> None:
     record = _record_at(state, path) if entry is not None else _record_of(state, target)
     if record is None:
         mountpoint.unmount(path, lazy=lazy or mountpoint.is_stale(path))
-        return
+    else:
+        _end(record, lazy=lazy)
+
+
+def _end(record: MountRecord, *, lazy: bool) -> None:
+    """Unmount what a daemon has mounted, and wait for its end."""
+    from tzfs import mountpoint  # noqa: PLC0415
+
+    path = Path(record.mountpoint)
+    entry = mountpoint.entry_at(path)
     # Opened before unmounting: as long as the daemon lives, no other process gets its pid.
     try:
         daemon = os.pidfd_open(record.pid)
     except ProcessLookupError:
         daemon = None
     try:
-        mountpoint.unmount(Path(record.mountpoint), lazy=lazy)
-        if daemon is not None and not lazy and not select.select([daemon], [], [], END_TIMEOUT_S)[0]:
-            raise Failure(f"process {record.pid} does not end: see daemon.log in the store", SYSTEM)
+        mountpoint.unmount(path, lazy=lazy)
+        if daemon is None or lazy:
+            return
+        elsewhere = [found for found in mountpoint.mount_table() if entry and found.device == entry.device]
+        if elsewhere:
+            place = elsewhere[0].mountpoint
+            raise Failure(
+                f"{path} is unmounted, but it is mounted at {place}, too: `umount {place}`", CONFLICT
+            )
+        if not select.select([daemon], [], [], END_TIMEOUT_S)[0]:
+            raise Failure(
+                f"process {record.pid} does not end: is it mounted in a container, too? See daemon.log",
+                SYSTEM,
+            )
     finally:
         if daemon is not None:
             os.close(daemon)
