@@ -1,6 +1,6 @@
 """Long runs that are no tests of the suite: `python -m tests.soak NAME [options]`.
 
-Each module of this package with a `run` is one: DESCRIPTION, add_arguments(parser), run(arguments) -> exit status.
+Each module of this package is one: DESCRIPTION, add_arguments(parser), run(arguments) -> exit status.
 """
 
 from __future__ import annotations
