@@ -1,4 +1,4 @@
-"""Many snapshots with changes between them, each compared in the end with what was recorded when it was taken."""
+"""Many snapshots with changes between them, each compared with what was recorded when it was taken."""
 
 from __future__ import annotations
 
@@ -46,20 +46,14 @@ def fingerprint(root: Path) -> str:
     for directory, subdirectories, names in os.walk(root):
         subdirectories.sort()
         for name in sorted(subdirectories + names):
-            path = os.path.join(directory, name)
-            found = os.lstat(path)
-            line = (
-                os.path.relpath(path, root),
-                found.st_mode,
-                found.st_nlink,
-                found.st_size,
-                found.st_mtime_ns,
-            )
+            path = Path(directory, name)
+            found = path.lstat()
+            line = (path.relative_to(root), found.st_mode, found.st_nlink, found.st_size, found.st_mtime_ns)
             total.update(repr(line).encode())
-            if os.path.islink(path):
-                total.update(os.readlink(path).encode())
-            elif os.path.isfile(path):
-                total.update(Path(path).read_bytes())
+            if path.is_symlink():
+                total.update(os.fsencode(path.readlink()))
+            elif path.is_file():
+                total.update(path.read_bytes())
     return total.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""A storm: parallel writers, readers and renamers for a while, an optional kill -9 in the middle, then `check`.
+"""A storm: parallel writers, readers and renamers for a while, a kill -9 midway if asked for, then `check`.
 
 Each writer closes its files before it tells of them, so whatever was told must be there afterwards, whole:
 a file's name and content carry its writer, its number and a checksum. A reader or a renamer that meets a file
@@ -116,10 +116,10 @@ def _rename_some(tree: Path, choose: random.Random) -> None:
 def _lost(tree: Path, told: Path) -> int:
     """Return how many of the told files are missing or wrong."""
     found = {}
-    for name in os.listdir(tree):
-        if not name.endswith(".tmp"):
-            writer, number, _ = map(int, name.split("."))
-            found[writer, number] = tree / name
+    for path in tree.iterdir():
+        if path.suffix != ".tmp":
+            writer, number, _ = map(int, path.name.split("."))
+            found[writer, number] = path
     lost = 0
     for journal in told.iterdir():
         for line in journal.read_text().splitlines():
