@@ -1,0 +1,369 @@
+"""The same random operations on a mount of tzfs and on a directory of the host, and what may differ.
+
+Each step runs one operation on both sides and compares the outcome, then everything that can be seen of
+both trees: types, modes, owners, links, sizes, contents, targets, attributes, and which times were changed.
+Now and then a snapshot is taken: it must show the tree exactly as it was recorded, at once and after all that
+follows.
+"""
+
+# The rules bear the names of system calls.
+# ruff: noqa: D402
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import hypothesis.strategies as st
+from hypothesis import HealthCheck, Phase, note, settings
+from hypothesis import seed as with_seed
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from support import strategies as s
+from support.observe import Record, alike, describe, moved, record
+from support.operations import Outcome, Tree
+from support.syscalls import wait_for_tick
+from support.users import ROOT, User
+
+
+class Difference(NamedTuple):
+    """A difference that is not ours to remove: docs/posix.md tells the same to users.
+
+    operation, host, tzfs: what differs, and the outcomes on both sides.
+    """
+
+    operation: str
+    host: str
+    tzfs: str
+    reason: str
+
+
+FORCED: Final = (Difference("tmpfile", "ok", "ENOTSUP", "pyfuse3 has no handler for FUSE_TMPFILE"),)
+"""All of them. A step with one of these outcomes must leave both trees alike all the same."""
+
+
+STEPS_PER_EXAMPLE: Final = 50
+
+
+class Sides(NamedTuple):
+    """Two empty directories, open to everybody; `mountpoint` is that of the tzfs side."""
+
+    mountpoint: Path
+    tzfs: Path
+    host: Path
+
+
+class Kept(NamedTuple):
+    """A snapshot, and what it must show for ever."""
+
+    label: str
+    tree: Record
+
+
+class AgainstHost(RuleBasedStateMachine):
+    """One example: two trees that start empty and are treated alike. `compare` binds `sides`."""
+
+    sides: Sides
+    operations: int
+    _examples = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        type(self)._examples += 1
+        self._name = f"case-{os.getpid()}-{type(self)._examples}"
+        self.tops = [self.sides.tzfs / self._name, self.sides.host / self._name]
+        for top in self.tops:
+            top.mkdir()
+            (top / "top").mkdir()
+        self.tzfs, self.host = (Tree(os.fsencode(top / "top")) for top in self.tops)
+        self._opened = 0
+        self._kept: list[Kept] = []
+        self._records: tuple[Record, Record] = ({}, {})
+
+    # ------------------------------------------------------------------------------- the comparison
+
+    def both(self, operation: str, *arguments: object, user: User = ROOT, umask: int = 0) -> Outcome:
+        """Run an operation on both sides, compare, and return the outcome."""
+        wait_for_tick()
+        ours = self.tzfs.run(user, umask, operation, *arguments)
+        theirs = self.host.run(user, umask, operation, *arguments)
+        called = f"{operation}{arguments!r} as {user}, umask {umask:03o}"
+        note(f"{called}: {_short(ours)}")
+        if ours != theirs:
+            assert _is_forced(operation, theirs, ours), (
+                f"{called}\n  tzfs: {_short(ours)}\n  host: {_short(theirs)}"
+            )
+        self._compare(called)
+        type(self).operations += 1
+        return ours
+
+    def _compare(self, called: str) -> None:
+        """Compare all that can be seen of both sides, and what the last operation changed of the times."""
+        now = record(self.tzfs.top), record(self.host.top)
+        ours, theirs = alike(now[0]), alike(now[1])
+        assert ours == theirs, f"after {called}, tzfs / host:\n{describe(ours, theirs)}"
+        ours_moved, theirs_moved = (moved(*pair) for pair in zip(self._records, now, strict=True))
+        assert ours_moved == theirs_moved, (
+            f"(mtime, ctime) changed by {called}, tzfs / host:\n{describe(ours_moved, theirs_moved)}"
+        )
+        self._records = now
+        for number in self.tzfs.files:
+            ours_open, theirs_open = (tree.run(ROOT, 0, "fstat", number) for tree in (self.tzfs, self.host))
+            assert ours_open == theirs_open, f"open file {number} after {called}"
+
+    def teardown(self) -> None:
+        """Compare what stood under no name, hold each snapshot against its record, and remove everything."""
+        try:
+            for number in self.tzfs.files:
+                contents = [tree.run(ROOT, 0, "pread", number, 0, 1 << 20) for tree in (self.tzfs, self.host)]
+                assert contents[0] == contents[1], f"content of open file {number}"
+            for kept in self._kept:
+                self._compare_snapshot(kept)
+        finally:
+            for tree in (self.tzfs, self.host):
+                tree.close_all()
+            for kept in self._kept:
+                # Two labels of one unchanged tree are one snapshot, which goes with the first of them.
+                with contextlib.suppress(FileNotFoundError):
+                    (self.sides.mountpoint / ".snapshots" / kept.label).rmdir()
+            for top in self.tops:
+                shutil.rmtree(top)
+
+    # ------------------------------------------------------------------------------- names
+
+    @initialize(mode=st.sampled_from([0o755, 0o777, 0o1777, 0o2777, 0o3775]))
+    def begin(self, mode: int) -> None:
+        """Choose what the top directory is like."""
+        self.both("chmod", b".", mode)
+
+    @rule(path=s.paths, mode=s.modes, who=s.users, umask=s.umasks)
+    def mkdir(self, path: bytes, mode: int, who: User, umask: int) -> None:
+        """mkdir(2)."""
+        self.both("mkdir", path, mode, user=who, umask=umask)
+
+    @rule(path=s.paths, kind=s.file_types, mode=s.modes, who=s.users, umask=s.umasks)
+    def mknod(self, path: bytes, kind: int, mode: int, who: User, umask: int) -> None:
+        """mknod(2)."""
+        device = os.makedev(1, 3) if kind in {stat.S_IFCHR, stat.S_IFBLK} else 0
+        self.both("mknod", path, kind | mode, device, user=who, umask=umask)
+
+    @rule(text=s.targets, path=s.paths, who=s.users)
+    def symlink(self, text: bytes, path: bytes, who: User) -> None:
+        """symlink(2)."""
+        self.both("symlink", text, path, user=who)
+
+    @rule(old=s.paths, new=s.paths, follow=st.booleans(), who=s.users)
+    def link(self, old: bytes, new: bytes, follow: bool, who: User) -> None:
+        """linkat(2)."""
+        self.both("link", old, new, follow, user=who)
+
+    @rule(path=s.paths, who=s.users)
+    def unlink(self, path: bytes, who: User) -> None:
+        """unlink(2), of open files too."""
+        self.both("unlink", path, user=who)
+
+    @rule(path=s.paths, who=s.users)
+    def rmdir(self, path: bytes, who: User) -> None:
+        """rmdir(2)."""
+        self.both("rmdir", path, user=who)
+
+    @rule(old=s.paths, new=s.paths, flags=s.rename_flags, who=s.users)
+    def rename(self, old: bytes, new: bytes, flags: int, who: User) -> None:
+        """renameat2(2)."""
+        self.both("rename", old, new, flags, user=who)
+
+    @rule(path=s.paths, who=s.users, follow=st.booleans())
+    def look(self, path: bytes, who: User, follow: bool) -> None:
+        """stat(2), readlink(2), readdir(3), access(2)."""
+        self.both("stat", path, follow, user=who)
+        self.both("readlink", path, user=who)
+        self.both("listdir", path, user=who)
+        for mode in (os.R_OK, os.W_OK, os.X_OK):
+            self.both("access", path, mode, user=who)
+
+    # ------------------------------------------------------------------------------- attributes
+
+    @rule(path=s.paths, mode=s.modes, who=s.users)
+    def chmod(self, path: bytes, mode: int, who: User) -> None:
+        """chmod(2)."""
+        self.both("chmod", path, mode, user=who)
+
+    @rule(path=s.paths, uid=s.ids, gid=s.ids, follow=st.booleans(), who=s.users)
+    def chown(self, path: bytes, uid: int, gid: int, follow: bool, who: User) -> None:
+        """chown(2)."""
+        self.both("chown", path, uid, gid, follow, user=who)
+
+    @rule(path=s.paths, size=s.sizes, who=s.users)
+    def truncate(self, path: bytes, size: int, who: User) -> None:
+        """truncate(2)."""
+        self.both("truncate", path, size, user=who)
+
+    @rule(path=s.paths, atime=s.times, mtime=s.times, follow=st.booleans(), who=s.users)
+    def utimens(self, path: bytes, atime: int, mtime: int, follow: bool, who: User) -> None:
+        """utimensat(2)."""
+        self.both("utimens", path, atime, mtime, follow, user=who)
+
+    @rule(path=s.paths, pair=s.xattrs, flags=s.xattr_flags, follow=st.booleans(), who=s.users)
+    def setxattr(self, path: bytes, pair: tuple[bytes, bytes], flags: int, follow: bool, who: User) -> None:
+        """setxattr(2), of ACLs too."""
+        self.both("setxattr", path, *pair, flags, follow, user=who)
+
+    @rule(path=s.paths, name=s.xattr_names, who=s.users)
+    def getxattr(self, path: bytes, name: bytes, who: User) -> None:
+        """getxattr(2), listxattr(2)."""
+        self.both("getxattr", path, name, user=who)
+        self.both("listxattr", path, user=who)
+
+    @rule(path=s.paths, name=s.xattr_names, who=s.users)
+    def removexattr(self, path: bytes, name: bytes, who: User) -> None:
+        """removexattr(2)."""
+        self.both("removexattr", path, name, user=who)
+
+    # ------------------------------------------------------------------------------- open files
+
+    @precondition(lambda self: len(self.tzfs.files) < 6)
+    @rule(path=s.paths, flags=s.open_flags, mode=s.modes, who=s.users, umask=s.umasks)
+    def open(self, path: bytes, flags: int, mode: int, who: User, umask: int) -> None:
+        """open(2); the file stays open."""
+        self._opened += 1
+        self.both("open", self._opened, path, flags, mode, user=who, umask=umask)
+
+    @rule(path=s.paths, who=s.users)
+    def tmpfile(self, path: bytes, who: User) -> None:
+        """open(2) with O_TMPFILE."""
+        self.both("tmpfile", path, user=who)
+
+    @precondition(lambda self: self.tzfs.files)
+    @rule(data=st.data())
+    def close(self, data: st.DataObject) -> None:
+        """close(2)."""
+        self.both("close", self._any_file(data))
+
+    @precondition(lambda self: self.tzfs.files)
+    @rule(data=st.data(), content=s.contents, offset=s.sizes, who=s.users)
+    def write(self, data: st.DataObject, content: bytes, offset: int, who: User) -> None:
+        """write(2) or pwrite(2), past the end too."""
+        if data.draw(st.booleans(), "at an offset"):
+            self.both("pwrite", self._any_file(data), offset, content, user=who)
+        else:
+            self.both("write", self._any_file(data), content, user=who)
+
+    @precondition(lambda self: self.tzfs.files)
+    @rule(data=st.data(), size=s.sizes, offset=s.sizes, whence=s.whences)
+    def read(self, data: st.DataObject, size: int, offset: int, whence: int) -> None:
+        """lseek(2), read(2), pread(2)."""
+        number = self._any_file(data)
+        self.both("seek", number, offset, whence)
+        self.both("read", number, size)
+        self.both("pread", number, offset, size)
+
+    @precondition(lambda self: self.tzfs.files)
+    @rule(data=st.data(), size=s.sizes, mode=s.modes, who=s.users)
+    def change_open(self, data: st.DataObject, size: int, mode: int, who: User) -> None:
+        """ftruncate(2), fchmod(2), fsync(2)."""
+        number = self._any_file(data)
+        self.both("ftruncate", number, size, user=who)
+        self.both("fchmod", number, mode, user=who)
+        self.both("fsync", number)
+
+    @precondition(lambda self: self.tzfs.files)
+    @rule(data=st.data(), content=s.contents, offset=s.sizes, shared=st.booleans())
+    def map_write(self, data: st.DataObject, content: bytes, offset: int, shared: bool) -> None:
+        """mmap(2), a store into it, munmap(2)."""
+        self.both("map_write", self._any_file(data), offset, content, shared)
+
+    @precondition(lambda self: self.tzfs.files)
+    @rule(data=st.data(), count=s.sizes)
+    def copy(self, data: st.DataObject, count: int) -> None:
+        """copy_file_range(2) and sendfile(2)."""
+        source, target = self._any_file(data), self._any_file(data)
+        self.both(data.draw(st.sampled_from(["copy_range", "sendfile"])), source, target, count)
+
+    def _any_file(self, data: st.DataObject) -> int:
+        return data.draw(st.sampled_from(sorted(self.tzfs.files)), "file")
+
+    # ------------------------------------------------------------------------------- snapshots
+
+    @precondition(lambda self: len(self._kept) < 3)
+    @rule()
+    def snapshot(self) -> None:
+        """Take a snapshot: it shows what is recorded now, times and all."""
+        label = f"{self._name}-{len(self._kept)}"
+        (self.sides.mountpoint / ".snapshots" / label).mkdir()
+        kept = Kept(label, record(self.tzfs.top))
+        self._kept.append(kept)
+        self._compare_snapshot(kept)
+
+    def _compare_snapshot(self, kept: Kept) -> None:
+        relative = os.path.relpath(os.fsdecode(self.tzfs.top), self.sides.mountpoint)
+        shown = record(self.sides.mountpoint / ".snapshots" / kept.label / relative)
+        assert shown == kept.tree, f"snapshot {kept.label}, shown / recorded:\n{describe(shown, kept.tree)}"
+
+
+def _is_forced(operation: str, host: Outcome, tzfs: Outcome) -> bool:
+    return any(
+        (known.operation, known.host, known.tzfs) == (operation, _word(host), _word(tzfs)) for known in FORCED
+    )
+
+
+def _word(outcome: Outcome) -> str:
+    return "ok" if outcome[0] == "ok" else str(outcome[1])
+
+
+def _short(outcome: Outcome) -> str:
+    text = repr(outcome[1])
+    return f"{outcome[0]} {text if len(text) < 300 else f'{text[:280]}... ({len(text)})'}"
+
+
+def make_sides(mountpoint: Path, host: Path) -> Sides:
+    """Make a directory on a mount and one beside it on the host, both open to everybody."""
+    sides = Sides(mountpoint, mountpoint / "compared", host / "compared")
+    for directory in (sides.tzfs, sides.host):
+        directory.mkdir()
+        directory.chmod(0o777)
+    return sides
+
+
+def filesystem_type(path: Path) -> str:
+    """Return the type of the filesystem that a path is on."""
+    number = path.stat().st_dev
+    device = f"{os.major(number)}:{os.minor(number)}"
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+        fields = line.split()
+        if fields[2] == device:
+            return fields[fields.index("-") + 1]
+    return "unknown"
+
+
+def compare(sides: Sides, *, seed: int, examples: int, shrink: bool = True) -> int:
+    """Run the machine with a seed and return how many operations were alike. Raises AssertionError."""
+
+    class Here(AgainstHost):
+        operations = 0
+
+    Here.sides = sides
+    phases = [Phase.generate, Phase.shrink] if shrink else [Phase.generate]
+    run_state_machine_as_test(
+        with_seed(seed)(Here),
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=STEPS_PER_EXAMPLE,
+            phases=phases,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+            report_multiple_bugs=False,
+            print_blob=False,
+        ),
+    )
+    return Here.operations
