@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import trio
 
+from tzfs import failpoints
 from tzfs.filesystem import Filesystem
 from tzfs.records import Usage
 
@@ -33,7 +34,7 @@ class Supervisor:
     def __init__(self, name: str, task: Callable[[], Awaitable[None]]) -> None:
         """Supervise `task`, which runs until cancelled."""
         self.name = name
-        self._task = task
+        self._task = failpoints.point(f"task.{name}")(task)
         self.failures = 0
         self.last_error: str | None = None
         self.failed_ns: int | None = None

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from tzfs import failpoints
 from tzfs.errors import (
     CatalogBroken,
     InvalidName,
@@ -200,6 +201,7 @@ class Catalog:
         except sqlite3.Error as error:
             raise _translated(self.path, error) from error
 
+    @failpoints.point("catalog_insert")
     def insert(self, row: FilesystemRow) -> None:
         """Add a row; `NameTaken` if a filesystem that is not deleted has the name."""
         try:
@@ -253,6 +255,7 @@ class Catalog:
             ).fetchall()
         return [_row(values) for values in found]
 
+    @failpoints.point("catalog_update")
     def update(self, old: FilesystemRow, new: FilesystemRow) -> None:
         """Put `new` where `old` is; `WrongStatus` if another process changed the row meanwhile."""
         try:
@@ -281,6 +284,7 @@ class Catalog:
         except CatalogBroken as error:
             raise _name_taken(error, new.full_name) from error
 
+    @failpoints.point("catalog_remove")
     def remove(self, identifier: str) -> None:
         """Remove a row; it is no error if it is gone already."""
         with self._transaction("BEGIN IMMEDIATE") as connection:

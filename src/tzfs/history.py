@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from tzfs import inodes, keys
+from tzfs import failpoints, inodes, keys
 from tzfs.errors import NoEntry
 from tzfs.records import (
     NOBODY,
@@ -201,6 +201,7 @@ class Rollback:
         value = volume.store.get(keys.ROLLBACK)
         return None if value is None else Rollback(volume, decode_mark(value))
 
+    @failpoints.point("rollback_begin")
     def begin(self) -> None:
         """Leave the mark; from here on the rollback will be finished, if need be at the next opening."""
         volume = self._volume
@@ -211,6 +212,7 @@ class Rollback:
         volume.superblock = superblock
         volume.versions.rollback_txn = superblock.rollback_txn
 
+    @failpoints.point("rollback_finish")
     def finish(self) -> Restored:
         """Restore everything and take the mark away."""
         volume = self._volume

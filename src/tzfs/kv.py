@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import rocksdict
 
+from tzfs import failpoints
 from tzfs.errors import StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreMissing
 from tzfs.keys import DATA, HEAD, SPACES
 
@@ -237,6 +238,7 @@ class RocksStore:
             raise _store_error(f"{error} (scan from {lower.hex()})") from error
         return pairs
 
+    @failpoints.point("write")
     def write(self, batch: Mapping[bytes, bytes | None]) -> None:
         """See `Store.write`. Never with the engine's own sync option: that holds the GIL over the fsync."""
         rocks = rocksdict.WriteBatch(raw_mode=True)
@@ -251,6 +253,7 @@ class RocksStore:
         except Exception as error:
             raise _store_error(str(error)) from error
 
+    @failpoints.point("sync")
     def sync(self) -> None:
         """See `Store.sync`. Releases the GIL. A reader has nothing to sync, and the engine refuses it."""
         if self._read_only:
@@ -258,12 +261,14 @@ class RocksStore:
         with _translated():
             self._database.flush_wal(sync=True)
 
+    @failpoints.point("flush")
     def flush(self) -> None:
         """Write all memtables to SST files. Blocks, releases the GIL."""
         with _translated():
             for family in self._families.values():
                 family.flush()
 
+    @failpoints.point("compact")
     def compact(self) -> None:
         """Flush and rewrite the whole database without what was deleted. Blocks, releases the GIL."""
         self.flush()
@@ -271,6 +276,7 @@ class RocksStore:
             for family in self._families.values():
                 family.compact_range(None, None)
 
+    @failpoints.point("checkpoint")
     def checkpoint(self, path: Path) -> None:
         """Make a copy of the database, as it is now, in the new directory `path`.
 

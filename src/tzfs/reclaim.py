@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from tzfs import filedata, inodes, keys
+from tzfs import failpoints, filedata, inodes, keys
 from tzfs.errors import NoEntry, StoreError
 from tzfs.keys import SEGMENT_CHUNKS
 from tzfs.records import NOBODY, Head, Slot, decode_head, decode_map, head_payload
@@ -55,6 +55,7 @@ class Reclaim:
         """Return how many orphans, dead contents and deleted snapshots wait."""
         return len(self._ready) + len(self._volume.dead) + len(self._prunings)
 
+    @failpoints.point("reclaim_slice")
     def run_slice(self, budget: int) -> bool:
         """Work off about `budget` records (a few microseconds each); tell whether work is left."""
         while budget > 0:

@@ -11,7 +11,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Final
 
-from tzfs import keys
+from tzfs import failpoints, keys
 from tzfs.errors import Exists, Invalid, NameTooLong, SnapshotMissing
 from tzfs.records import (
     NAME_MAX,
@@ -84,6 +84,7 @@ class Snapshots:
             return True
         return bool(self._volume.store.scan(*keys.log_range(versions.txn, versions.txn), 1))
 
+    @failpoints.point("seal")
     def take(self, label: bytes | None) -> Snapshot:
         """Seal the open txn, or return the last snapshot when nothing changed since; atomic.
 
@@ -115,6 +116,7 @@ class Snapshots:
         self._remember(row)
         return row
 
+    @failpoints.point("snapshot_delete")
     def delete(self, name: bytes) -> int:
         """Delete the snapshot that `name` names, with all its labels, and return its txn; atomic."""
         row = self.find(name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
-from tzfs import keys
+from tzfs import failpoints, keys
 from tzfs.errors import CorruptRecord, Invalid, NewerFormat, NoSpace, NotFormatted
 from tzfs.records import (
     FORMAT_VERSION,
@@ -137,6 +137,7 @@ class Transaction(VersionedBatch):
         self.delete_raw(keys.dead_content(content))
         self._dead[content] = None
 
+    @failpoints.point("commit")
     def commit(self) -> None:
         """Write everything at once, or nothing: `NoSpace` beyond a limit, `StoreError` from the engine."""
         if not self.staged:

@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 import pyfuse3
 from pyfuse3 import FUSEError
 
+from tzfs import failpoints
 from tzfs.errors import FsError, StoreError
 
 _log = logging.getLogger("tzfs.fuse")
@@ -36,6 +37,7 @@ def request(handler: Handler[P, R]) -> Handler[P, R]:
     the cost is one `isEnabledFor`, which logging caches.
     """
     name = handler.__name__
+    handler = failpoints.point(f"handler.{name}")(handler)
 
     @functools.wraps(handler)
     async def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
