@@ -104,7 +104,21 @@ def diff(volume: Volume, directories: Directories, old: int, new: int | None) ->
     changes = list(_entry_changes(log, before, after, directories))
     told = {change.inode.number for change in changes if change.kind != REMOVED}
     changes += _inode_changes(log, before, after, directories, told)
-    return sorted(changes, key=lambda change: change.path)
+    return sorted(_without_replaced(changes), key=lambda change: change.path)
+
+
+def _without_replaced(changes: list[Change]) -> list[Change]:
+    """Return changes in which a path that lost one inode and got another has one line.
+
+    Programs replace a file by renaming a new one over it; to a person that file has changed.
+    """
+    removed = {change.path for change in changes if change.kind == REMOVED}
+    there = {change.path for change in changes if change.kind != REMOVED}
+    return [
+        change._replace(kind=CHANGED) if change.kind == ADDED and change.path in removed else change
+        for change in changes
+        if change.kind != REMOVED or change.path not in there
+    ]
 
 
 def _entry_changes(
