@@ -108,7 +108,7 @@ def mount(
     read_only: bool,
     allow_other: bool,
 ) -> None:
-    r"""Mount a filesystem on a directory; returns when it answers.
+    """Mount a filesystem on a directory; returns when it answers.
 
     \b
     Options after -o, besides those of FUSE and the kernel (suid, dev, noexec, ...):
@@ -116,7 +116,7 @@ def mount(
       nowriteback      write through: slower, and times are the daemon's
       sync_interval=S  seconds between syncs of the log  [default: 5]
       poll_us=N        how long to poll for a request before sleeping  [default: 60]
-    """
+    """  # noqa: D301 the escape is click's: keep these lines as they are
     parsed = parse_options(options)
     fields = parsed.fields | {"foreground": foreground, "debug": state.debug}
     if read_only:
