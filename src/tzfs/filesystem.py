@@ -408,9 +408,7 @@ class Filesystem:
         present = self._snapshots.take(None)
         if present.txn == goal.txn:
             return present, Restored(set(), set())
-        rollback = Rollback(self.volume, goal.txn)
-        rollback.begin()
-        return present, rollback.finish()
+        return present, Rollback(self.volume, goal.txn).finish()
 
     def reclaim(self, budget: int = 256) -> bool:
         """Run one slice of reclaim, about `budget` records; tell whether work is left."""

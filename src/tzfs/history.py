@@ -192,15 +192,16 @@ class Restored(NamedTuple):
     entries: set[tuple[int, bytes]]
 
 
-_KEYS_A_STEP: Final = 256
+KEYS_A_STEP: Final = 65536
+"""Keys restored in one transaction: some 30 MB. A rollback that needs no more is one atomic write."""
 
 
 class Rollback:
-    """The way back to a snapshot, in steps that survive a crash between any two.
+    """The way back to a snapshot, in one step or in several that survive a crash between any two.
 
     The present must be sealed: then every record that goes is kept for the snapshot of the present, and
-    the rollback can itself be rolled back. Each step restores some keys in one transaction with its
-    counters; a mark says where it goes, and doing a step again changes nothing.
+    the rollback can itself be rolled back. Each step restores keys in one transaction with its counters; all
+    but the last leave a mark that says where it goes, and doing a step again changes nothing.
     """
 
     def __init__(self, volume: Volume, goal: int) -> None:
@@ -215,29 +216,48 @@ class Rollback:
         value = volume.store.get(keys.ROLLBACK)
         return None if value is None else Rollback(volume, decode_mark(value))
 
-    @failpoints.point("rollback_begin")
-    def begin(self) -> None:
-        """Leave the mark; from here on the rollback will be finished, if need be at the next opening."""
+    def finish(self) -> Restored:
+        """Restore everything. What a crash leaves undone after the first step is done at the next opening."""
+        ks = sorted(touched(self._volume, self._goal + 1, self._volume.versions.txn - 1))
+        ks = self._without_held(ks)
+        for start in range(0, len(ks) or 1, KEYS_A_STEP):
+            self._step(ks[start : start + KEYS_A_STEP], is_last=start + KEYS_A_STEP >= len(ks))
+        return self.restored
+
+    @failpoints.point("rollback_step")
+    def _step(self, ks: list[bytes], *, is_last: bool) -> None:
         volume = self._volume
+        txn = Transaction(volume, NOBODY)
         superblock = volume.superblock._replace(rollback_txn=volume.versions.txn - 1)
-        volume.store.write(
-            {keys.ROLLBACK: encode_mark(self._goal), keys.SUPERBLOCK: encode_superblock(superblock)}
-        )
+        txn.put_raw(keys.SUPERBLOCK, encode_superblock(superblock))
+        if is_last:
+            txn.delete_raw(keys.ROLLBACK)
+        else:
+            txn.put_raw(keys.ROLLBACK, encode_mark(self._goal))
+        for k in ks:
+            self._restore(txn, k)
+        txn.commit()
         volume.superblock = superblock
         volume.versions.rollback_txn = superblock.rollback_txn
 
-    @failpoints.point("rollback_finish")
-    def finish(self) -> Restored:
-        """Restore everything and take the mark away."""
+    def _without_held(self, ks: list[bytes]) -> list[bytes]:
+        """Leave out what belongs to inodes that lost their names before and have none at the goal either.
+
+        A program has them open and keeps them as they are. Those that a step of this rollback made, before a
+        crash, bear the open txn in their marks.
+        """
         volume = self._volume
-        ks = sorted(touched(volume, self._goal + 1, volume.versions.txn - 1))
-        for start in range(0, len(ks), _KEYS_A_STEP):
-            txn = Transaction(volume, NOBODY)
-            for k in ks[start : start + _KEYS_A_STEP]:
-                self._restore(txn, k)
-            txn.commit()
-        volume.store.write({keys.ROLLBACK: None})
-        return self.restored
+        numbers, contents = set(), set()
+        for key, value in scan_store(volume.store, *keys.meta_range(b"O")):
+            number = keys.meta_number(key)
+            payload = volume.versions.live.load(keys.inode(number))
+            was = self._past.load(keys.inode(number))
+            lived = was is not None and decode_inode(number, was).nlink > 0
+            if decode_mark(value) < volume.versions.txn and payload is not None and not lived:
+                numbers.add(number)
+                contents.add(decode_inode(number, payload).content)
+        held = {keys.INODE: numbers, keys.XATTR: numbers, keys.MAP: contents}
+        return [k for k in ks if keys.number_of(k) not in held.get(k[:1], ())]
 
     def _restore(self, txn: Transaction, k: bytes) -> None:
         was, now = self._past.load(k), txn.load(k)
