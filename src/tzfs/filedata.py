@@ -24,6 +24,7 @@ from tzfs.records import (
     HOLE,
     Inode,
     Slot,
+    decode_head,
     decode_inode,
     decode_map,
     encode_map,
@@ -62,12 +63,23 @@ def release(txn: Transaction, k: bytes, content: int, index: int, slot: Slot) ->
     seen = versions.sees(slot.birth, last)
     if seen and slot.birth > versions.rollback_txn:
         return
-    if (seen or txn.volume.awaits_pruning(slot.birth, last)) and named_in_past(
-        txn, k, content, index, slot.birth
-    ):
-        return
+    if seen or txn.volume.awaits_pruning(slot.birth, last):
+        chunk = (content, index, slot.birth)
+        if _named_by_old_head(txn, k, chunk) or named_in_past(txn, k, *chunk):
+            return
     txn.delete_raw(keys.chunk(content, index, slot.birth))
     txn.stored_bytes -= slot.length
+
+
+def _named_by_old_head(txn: Transaction, k: bytes, chunk: tuple[int, int, int]) -> bool:
+    """Tell whether the head of `k` before this transaction names a chunk and is going to be past."""
+    value = txn.store.get(keys.head(k))
+    if value is None:
+        return False
+    head = decode_head(value)
+    if not txn.versions.sees(head.birth, txn.txn - 1):
+        return False
+    return any((named[0], named[1], named[2].birth) == chunk for named in named_chunks(k, head.payload))
 
 
 def named_in_past(txn: Transaction, k: bytes, content: int, index: int, birth: int) -> bool:
