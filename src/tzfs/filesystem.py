@@ -262,7 +262,8 @@ class Filesystem:
     def setattr(self, number: int, changes: AttributeChanges, caller: Caller) -> Inode:
         """Change attributes, see chmod(2), chown(2), truncate(2), utimensat(2), and return the inode.
 
-        A new size stamps mtime, any change stamps ctime, where `changes` does not give them.
+        A new size stamps mtime, any change stamps ctime, where `changes` does not give them. A new size or
+        owner takes what a caller other than root must not leave behind: set-ID bits.
         """
         txn, inode = self._begin_on(number, caller)
         now = inodes.now_ns()
@@ -276,6 +277,9 @@ class Filesystem:
             fields["mode"] = stat.S_IFMT(inode.mode) | stat.S_IMODE(changes.mode)
             if fields["mode"] != inode.mode:
                 xattrs.chmod(txn, number, fields["mode"])
+        resized_or_given = (changes.size, changes.uid, changes.gid) != (None, None, None)
+        if resized_or_given and caller.uid != 0 and not inode.is_directory:
+            fields["mode"] = _without_set_id(fields.get("mode", inode.mode), inode.gid, caller)
         inode = inode._replace(**fields)
         inodes.save(txn, inode)
         txn.commit()
@@ -297,7 +301,7 @@ class Filesystem:
         txn, inode = self._begin_on(number, caller)
         inode = self._resize(txn, inode, 0)
         if caller.uid != 0:
-            inode = inode._replace(mode=_without_set_id(inode, caller))
+            inode = inode._replace(mode=_without_set_id(inode.mode, inode.gid, caller))
             xattrs.drop(txn, number, xattrs.CAPABILITY)
         now = inodes.now_ns()
         inode = inode._replace(mtime_ns=now, ctime_ns=now)
@@ -421,10 +425,14 @@ class Filesystem:
         return self._reclaim.backlog()
 
 
-def _without_set_id(inode: Inode, caller: Caller) -> int:
-    """Return the mode without what a writer other than root must not keep, as the kernel has it."""
-    mode = inode.mode & ~stat.S_ISUID
-    if mode & stat.S_IXGRP or not xattrs.is_member(caller, inode.gid):
+def _without_set_id(mode: int, gid: int, caller: Caller) -> int:
+    """Return the mode without what a writer other than root must not keep, as the kernel has it.
+
+    The kernel asks for that by the mode it sends, but through FUSE forgets set-gid without group execution
+    (`fuse_setattr` against `setattr_should_drop_sgid`).
+    """
+    mode &= ~stat.S_ISUID
+    if mode & stat.S_ISGID and (mode & stat.S_IXGRP or not xattrs.is_member(caller, gid)):
         mode &= ~stat.S_ISGID
     return mode
 

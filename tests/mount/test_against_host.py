@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from support import machine, users
-from support.against_host import FORCED, compare, filesystem_type, make_sides
+from support.against_host import compare, filesystem_type, make_sides
 from support.mounting import Mounted
 
 pytestmark = pytest.mark.mount
@@ -26,8 +26,3 @@ def test_the_same_operations_give_the_same_results_as_on_ext4(
     mounted = make_mounted(mount=("--allow-other", "-o", "suid,dev"))
     operations = compare(make_sides(mounted.path, mounted.workspace), seed=seed, examples=EXAMPLES)
     assert operations > EXAMPLES
-
-
-def test_each_forced_difference_still_exists(make_mounted: Callable[..., Mounted]) -> None:
-    """One that is gone must leave the list, and docs/posix.md."""
-    assert [known.operation for known in FORCED] == ["tmpfile"]

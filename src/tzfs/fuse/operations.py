@@ -188,7 +188,12 @@ class Operations(pyfuse3.Operations):
         refuse_change(inode)
         if self._resync is not None and ctx.pid == self._resync.thread_id:
             return attributes(self._fs.getattr(inode), LIVE)
-        return attributes(self._fs.setattr(inode, changes(attr, fields), self._caller(ctx)), LIVE)
+        asked = changes(attr, fields)
+        if asked.size is not None and asked.mtime_ns is None and not self._stamp:
+            # The kernel, which keeps the times, sends them with every size but the one that a file has.
+            now = self._fs.getattr(inode)
+            asked = asked._replace(mtime_ns=now.mtime_ns, ctime_ns=now.ctime_ns)
+        return attributes(self._fs.setattr(inode, asked, self._caller(ctx)), LIVE)
 
     @request
     async def readlink(self, inode: int, ctx: Ctx) -> bytes:
