@@ -90,10 +90,22 @@ class Waiter:
             self._misses = 0
             return
         self._misses += 1
-        await trio.lowlevel.wait_readable(fd)
+        await self._sleep(fd)
         self._yielded_at = time.perf_counter()
         if self._yielded_at - start < self._poll_s + _WAKE_S:
             self._misses = 0
+
+    async def _sleep(self, fd: int) -> None:
+        """Return when `fd` is readable now, not just when it was.
+
+        Between the kernel's event and this task's turn, another task may have answered a request whose
+        interruption was what could be read. pyfuse3 then reads what is not there, holding the GIL, and the
+        whole process stands still until the next request.
+        """
+        while True:
+            await trio.lowlevel.wait_readable(fd)
+            if self._polls[fd].poll(0):
+                return
 
     def _poll(self, fd: int, start: float) -> bool:
         """Tell whether `fd` became readable while polling was worth it."""
