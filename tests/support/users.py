@@ -70,8 +70,9 @@ def acting_as(user: User) -> Iterator[None]:
         yield
         return
     groups = os.getgroups()
-    _take_on(user)
     try:
+        # Within: what interrupts a test may come in the middle of the change.
+        _take_on(user)
         yield
     finally:
         _call(_SYS_SETRESUID[_MACHINE], _SAME, 0, _SAME)
