@@ -75,15 +75,18 @@ class Store:
         """
         directory = Path(path).absolute()
         database = directory / CATALOG_NAME
-        if create and not database.exists():
+        # An empty catalog is one whose making was cut off: SQLite had made the file and not its first page.
+        if create and (not database.exists() or not database.stat().st_size):
             if directory.exists() and not directory.is_dir():
                 raise NotAStore(f"{directory} is not a directory: name another one with --store")
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if {entry.name for entry in directory.iterdir()} - {CATALOG_NAME, FILESYSTEMS_NAME}:
+            _make_directory(directory)
+            ours = {CATALOG_NAME, f"{CATALOG_NAME}-journal", FILESYSTEMS_NAME}
+            if {entry.name for entry in directory.iterdir()} - ours:
                 raise NotAStore(
                     f"{directory} holds other files and no store: name a new or empty directory with --store"
                 )
             (directory / FILESYSTEMS_NAME).mkdir(mode=0o700, exist_ok=True)
+            _sync_directory(directory)
             return cls(directory, Catalog.create(database))
         if not database.exists():
             what = "is not a store of tzfs" if directory.exists() else "does not exist"
@@ -382,6 +385,15 @@ def _move(database: Path, target: Path) -> None:
     """Move a database directory, durably; its files were synced by who made it."""
     database.rename(target)
     _sync_directory(target)
+
+
+def _make_directory(directory: Path) -> None:
+    """Make a directory and those above it that are missing; their names survive a power cut."""
+    if directory.is_dir():
+        return
+    _make_directory(directory.parent)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    _sync_directory(directory.parent)
 
 
 def _sync_directory(directory: Path) -> None:

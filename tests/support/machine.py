@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 FUSE_DEVICE = Path("/dev/fuse")
@@ -85,6 +87,15 @@ def remove_workspace(workspace: Path) -> None:
         subprocess.run([*command, os.fspath(mountpoint)], check=False, timeout=30)
     if not mounts_under(workspace):
         shutil.rmtree(workspace, ignore_errors=True)
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
+    """Return when `condition` holds; TimeoutError if it does not in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {timeout_s} s")
+        time.sleep(0.01)
 
 
 def sweep() -> list[Path]:
