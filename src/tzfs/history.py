@@ -5,6 +5,7 @@ Both read the changes of the txns in between and nothing else, so both cost what
 
 from __future__ import annotations
 
+import stat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tzfs import failpoints, inodes, keys
@@ -161,9 +162,7 @@ def _inode_changes(
 ) -> Iterator[Change]:
     """Yield the inodes that exist at both moments and differ, unless they are `told` already."""
     paths = Paths(after, directories)
-    attributes = {
-        keys.number_of(k) for k in log if k[:1] == keys.XATTR and before.load(k) != after.load(k)
-    }
+    attributes = {keys.number_of(k) for k in log if k[:1] == keys.XATTR and before.load(k) != after.load(k)}
     for k, record in log.items():
         number = keys.number_of(k)
         if k[:1] != keys.INODE or number in told:
@@ -228,6 +227,7 @@ class Rollback:
     def _step(self, ks: list[bytes], *, is_last: bool) -> None:
         volume = self._volume
         txn = Transaction(volume, NOBODY)
+        txn.is_limited = False
         superblock = volume.superblock._replace(rollback_txn=volume.versions.txn - 1)
         txn.put_raw(keys.SUPERBLOCK, encode_superblock(superblock))
         if is_last:
@@ -297,5 +297,7 @@ class Rollback:
             txn.unmark_dead(old.content)
         elif new is not None and lives:
             empty = new._replace(nlink=0, parent=0, cookie=0, stored_bytes=0, chunk0_birth=0, chunk0_length=0)
+            if not stat.S_ISLNK(new.mode):
+                empty = empty._replace(size=0)
             txn.save(keys.inode(number), encode_inode(empty))
             txn.put_raw(keys.orphan(number), encode_mark(txn.txn))

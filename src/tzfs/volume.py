@@ -111,13 +111,15 @@ class Transaction(VersionedBatch):
     change that moves one moves it here, in the same breath.
     """
 
-    __slots__ = ("_dead", "inodes", "live_bytes", "next_number", "stored_bytes", "volume")
+    __slots__ = ("_dead", "inodes", "is_limited", "live_bytes", "next_number", "stored_bytes", "volume")
 
     def __init__(self, volume: Volume, caller: Caller, as_of: int | None = None) -> None:
         super().__init__(volume.versions, caller, as_of)
         self.volume = volume
         self.next_number, self.inodes, self.live_bytes, self.stored_bytes = volume.counters
         self._dead: dict[int, int | None] = {}
+        self.is_limited = True
+        """False for a step of something that as a whole adds nothing: it may pass the limits in between."""
 
     def allocate_number(self) -> int:
         """Return a number that no inode and no content ever had."""
@@ -145,11 +147,8 @@ class Transaction(VersionedBatch):
         before = self.volume.counters
         after = Counters(self.next_number, self.inodes, self.live_bytes, self.stored_bytes)
         if after != before:
-            limits = self.volume.superblock
-            if limits.quota_bytes and before.stored_bytes < after.stored_bytes > limits.quota_bytes:
-                raise NoSpace(f"the quota of {limits.quota_bytes} bytes is used up")
-            if limits.inodes_max and before.inodes < after.inodes > limits.inodes_max:
-                raise NoSpace(f"all {limits.inodes_max} inodes are used")
+            if self.is_limited:
+                _require_room(self.volume.superblock, before, after)
             self.staged[keys.COUNTERS] = encode_counters(after)
         self.store.write(self.staged)
         self.volume.counters = after
@@ -158,3 +157,11 @@ class Transaction(VersionedBatch):
                 self.volume.dead.pop(content, None)
             else:
                 self.volume.dead[content] = txn
+
+
+def _require_room(limits: Superblock, before: Counters, after: Counters) -> None:
+    """Refuse totals that grow beyond a limit: `NoSpace`. What shrinks, or stays, is fine beyond one too."""
+    if limits.quota_bytes and before.stored_bytes < after.stored_bytes > limits.quota_bytes:
+        raise NoSpace(f"the quota of {limits.quota_bytes} bytes is used up")
+    if limits.inodes_max and before.inodes < after.inodes > limits.inodes_max:
+        raise NoSpace(f"all {limits.inodes_max} inodes are used")
