@@ -5,105 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
 
 import pyfuse3
 import pytest
-from pyfuse3 import EntryAttributes, FUSEError
+from pyfuse3 import EntryAttributes
 
+from support.adapter import CTX, ROOT, SNAPSHOTS, Mount, lines, refused
 from support.kernel import Context, Fields, ReaddirBuffer
 from support.logs import assert_logs
-from tzfs import check
-from tzfs.filesystem import Filesystem
 from tzfs.fuse.attributes import CACHED_S, statistics
-from tzfs.fuse.operations import Operations
-from tzfs.fuse.views import SNAPSHOTS_NAME, SNAPSHOTS_VIEW, VIEW_SHIFT
-from tzfs.kv import MemoryStore
+from tzfs.fuse.views import SNAPSHOTS_NAME
 from tzfs.records import Usage
-
-ROOT = pyfuse3.ROOT_INODE
-SNAPSHOTS = SNAPSHOTS_VIEW << VIEW_SHIFT | ROOT
-CTX = Context(uid=1000, gid=1000, pid=os.getpid())
-
-
-class Mount:
-    """Operations over a filesystem, with what a daemon would give them."""
-
-    def __init__(self, *, writeback: bool = True, read_only: bool = False) -> None:
-        self.store = MemoryStore()
-        Filesystem.format(self.store, uid=1000, gid=1000)
-        self.fs = Filesystem(self.store, read_only=read_only)
-        self.calls: list[str] = []
-        self.ops = Operations(
-            self.fs,
-            sync=self._sync,
-            flush=self._flush,
-            host_free=lambda: (4096000, 8192000),
-            writeback=writeback,
-        )
-
-    async def _sync(self) -> None:
-        self.calls.append("sync")
-
-    async def _flush(self) -> None:
-        self.calls.append(f"flush in txn {self.fs.txn}")
-
-    async def create(self, name: bytes, data: bytes = b"", parent: int = ROOT) -> int:
-        """Make a closed file and return its inode."""
-        info, entry = await self.ops.create(parent, name, 0o644, os.O_WRONLY, CTX)
-        if data:
-            await self.ops.write(info.fh, 0, data)
-        await self.ops.release(info.fh)
-        return entry.st_ino
-
-    async def content(self, st_ino: int) -> bytes:
-        """Read a file whole."""
-        info = await self.ops.open(st_ino, os.O_RDONLY, CTX)
-        data = await self.ops.read(info.fh, 0, 1 << 20)
-        await self.ops.release(info.fh)
-        return data
-
-    async def snapshot(self) -> int:
-        """Take a snapshot and return the inode of its entrance at the root."""
-        txn = (await self.ops.take_snapshot(None)).txn
-        return (await self.ops.lookup(SNAPSHOTS, b"%d" % txn, CTX)).st_ino
-
-
-@pytest.fixture
-def mount() -> Iterator[Mount]:
-    mount = Mount()
-    yield mount
-    assert check.check(mount.fs) == []
-
-
-class refused:  # noqa: N801 - reads as `pytest.raises`
-    """Expect FUSEError with an errno."""
-
-    def __init__(self, code: int) -> None:
-        self._code = code
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        assert isinstance(error, FUSEError), f"not refused: {error!r}"
-        assert errno.errorcode[error.errno] == errno.errorcode[self._code]
-        return True
-
-
-async def _lines(mount: Mount, st_ino: int, buffer: ReaddirBuffer) -> list[bytes]:
-    fh = await mount.ops.opendir(st_ino, CTX)
-    names, after = [], 0
-    while True:
-        await mount.ops.readdir(fh, after, pyfuse3.ReaddirToken())
-        lines = buffer.take()
-        if not lines:
-            break
-        names += [line.name for line in lines]
-        after = lines[-1].cookie
-    await mount.ops.releasedir(fh)
-    return names
-
 
 # ------------------------------------------------------------------ names and attributes
 
@@ -396,7 +308,7 @@ async def test_a_listing_is_whole_whatever_the_size_of_the_buffer(
     names = {b"name-%d" % n for n in range(100)}
     for name in names:
         await mount.create(name)
-    listed = await _lines(mount, ROOT, buffer)
+    listed = await lines(mount, ROOT, buffer)
     assert len(listed) == 102
     assert set(listed) == names | {b".", b".."}
 
@@ -405,8 +317,8 @@ async def test_dot_snapshots_is_in_no_listing(mount: Mount, monkeypatch: pytest.
     buffer = ReaddirBuffer(monkeypatch)
     await mount.create(b"f")
     entrance = await mount.snapshot()
-    assert await _lines(mount, ROOT, buffer) == [b".", b"..", b"f"]
-    assert await _lines(mount, entrance, buffer) == [b".", b"..", b"f"]
+    assert await lines(mount, ROOT, buffer) == [b".", b"..", b"f"]
+    assert await lines(mount, entrance, buffer) == [b".", b"..", b"f"]
 
 
 async def test_a_directory_handle_keeps_no_names(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -418,133 +330,8 @@ async def test_a_directory_handle_keeps_no_names(mount: Mount, monkeypatch: pyte
     asked = []
     real = mount.fs.readdir
     monkeypatch.setattr(mount.fs, "readdir", lambda *a, **k: asked.append(a[2]) or real(*a, **k))
-    await _lines(mount, ROOT, buffer)
+    await lines(mount, ROOT, buffer)
     assert sum(asked) < 1200
-
-
-# ------------------------------------------------------------------------------- .snapshots
-
-
-async def test_mkdir_in_dot_snapshots_takes_a_snapshot_of_what_was_flushed_before(mount: Mount) -> None:
-    number = await mount.create(b"f", b"old")
-    entrance = await mount.ops.mkdir(SNAPSHOTS, b"label", 0o755, CTX)
-    assert mount.calls == ["flush in txn 1"]
-    assert entrance.entry_timeout == 0
-    info = await mount.ops.open(number, os.O_WRONLY, CTX)
-    await mount.ops.write(info.fh, 0, b"new")
-    kept = await mount.ops.lookup(entrance.st_ino, b"f", CTX)
-    assert kept.st_ino not in (number, 0)
-    assert await mount.content(kept.st_ino) == b"old"
-    assert await mount.content(number) == b"new"
-
-
-async def test_a_label_that_is_taken_is_eexist_and_one_that_is_none_einval(mount: Mount) -> None:
-    await mount.ops.mkdir(SNAPSHOTS, b"label", 0o755, CTX)
-    with refused(errno.EEXIST):
-        await mount.ops.mkdir(SNAPSHOTS, b"label", 0o755, CTX)
-    for label in (b"7", b"latest", b"a b"):
-        with refused(errno.EINVAL):
-            await mount.ops.mkdir(SNAPSHOTS, label, 0o755, CTX)
-
-
-async def test_rmdir_in_dot_snapshots_deletes_the_snapshot(mount: Mount) -> None:
-    await mount.ops.mkdir(SNAPSHOTS, b"label", 0o755, CTX)
-    await mount.ops.rmdir(SNAPSHOTS, b"label", CTX)
-    assert mount.fs.snapshots() == []
-
-
-async def test_everything_else_in_history_is_erofs(mount: Mount) -> None:
-    ops = mount.ops
-    live = await mount.create(b"f", b"data")
-    entrance = await mount.snapshot()
-    kept = (await ops.lookup(entrance, b"f", CTX)).st_ino
-    wanted, fields = EntryAttributes(), Fields(update_mode=True)
-    changes = [
-        lambda ino=ino: ops.setattr(ino, wanted, fields, None, CTX) for ino in (SNAPSHOTS, entrance, kept)
-    ]
-    changes += [
-        lambda ino=ino: ops.setxattr(ino, b"user.x", b"1", CTX) for ino in (SNAPSHOTS, entrance, kept)
-    ]
-    changes += [lambda ino=ino: ops.removexattr(ino, b"user.x", CTX) for ino in (SNAPSHOTS, entrance, kept)]
-    for flags in (os.O_WRONLY, os.O_RDWR, os.O_RDONLY | os.O_TRUNC):
-        changes.append(lambda flags=flags: ops.open(kept, flags, CTX))
-    for parent in (SNAPSHOTS, entrance):
-        changes += [
-            lambda parent=parent: ops.create(parent, b"x", 0o644, os.O_WRONLY, CTX),
-            lambda parent=parent: ops.mknod(parent, b"x", stat.S_IFIFO, 0, CTX),
-            lambda parent=parent: ops.symlink(parent, b"x", b"t", CTX),
-            lambda parent=parent: ops.link(live, parent, b"x", CTX),
-            lambda parent=parent: ops.unlink(parent, b"f", CTX),
-            lambda parent=parent: ops.rename(ROOT, b"f", parent, b"x", 0, CTX),
-            lambda parent=parent: ops.rename(parent, b"f", parent, b"x", 0, CTX),
-        ]
-    changes += [lambda: ops.mkdir(entrance, b"x", 0o755, CTX), lambda: ops.rmdir(entrance, b"x", CTX)]
-    for change in changes:
-        with refused(errno.EROFS):
-            await change()
-
-
-async def test_moving_and_linking_out_of_a_snapshot_is_exdev(mount: Mount) -> None:
-    await mount.create(b"f")
-    entrance = await mount.snapshot()
-    kept = (await mount.ops.lookup(entrance, b"f", CTX)).st_ino
-    with refused(errno.EXDEV):
-        await mount.ops.rename(entrance, b"f", ROOT, b"g", 0, CTX)
-    with refused(errno.EXDEV):
-        await mount.ops.rename(SNAPSHOTS, b"1", ROOT, b"g", 0, CTX)
-    with refused(errno.EXDEV):
-        await mount.ops.link(kept, ROOT, b"g", CTX)
-
-
-async def test_the_reserved_name_is_refused_to_every_operation(mount: Mount) -> None:
-    ops, name = mount.ops, SNAPSHOTS_NAME
-    live = await mount.create(b"f")
-    for make in (
-        lambda: ops.create(ROOT, name, 0o644, os.O_WRONLY, CTX),
-        lambda: ops.mkdir(ROOT, name, 0o755, CTX),
-        lambda: ops.mknod(ROOT, name, stat.S_IFIFO, 0, CTX),
-        lambda: ops.symlink(ROOT, name, b"t", CTX),
-        lambda: ops.link(live, ROOT, name, CTX),
-    ):
-        with refused(errno.EEXIST):
-            await make()
-    for move in (
-        lambda: ops.unlink(ROOT, name, CTX),
-        lambda: ops.rmdir(ROOT, name, CTX),
-        lambda: ops.rename(ROOT, name, ROOT, b"x", 0, CTX),
-        lambda: ops.rename(ROOT, b"f", ROOT, name, 0, CTX),
-    ):
-        with refused(errno.EPERM):
-            await move()
-
-
-async def test_a_listing_of_dot_snapshots_keeps_only_the_views_that_the_kernel_took(
-    mount: Mount, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for label in (b"a", b"b", b"c"):
-        await mount.ops.take_snapshot(label)
-    buffer = ReaddirBuffer(monkeypatch)
-    buffer.room = 4
-    fh = await mount.ops.opendir(SNAPSHOTS, CTX)
-    await mount.ops.readdir(fh, 0, pyfuse3.ReaddirToken())
-    lines = buffer.take()
-    assert [line.name for line in lines] == [b".", b"..", b"1", b"a"]
-    assert all(line.entry_timeout == 0 for line in lines)
-    assert len(mount.ops._views) == 1
-    await mount.ops.forget([(lines[-1].st_ino, 1)])
-    assert len(mount.ops._views) == 0
-
-
-async def test_a_file_open_in_a_snapshot_is_read_even_after_its_view_was_forgotten(mount: Mount) -> None:
-    await mount.create(b"f", b"old")
-    await mount.ops.take_snapshot(b"label")
-    entrance = (await mount.ops.lookup(SNAPSHOTS, b"label", CTX)).st_ino
-    kept = (await mount.ops.lookup(entrance, b"f", CTX)).st_ino
-    info = await mount.ops.open(kept, os.O_RDONLY, CTX)
-    await mount.ops.forget([(entrance, 1), (kept, 1)])
-    assert await mount.ops.read(info.fh, 0, 10) == b"old"
-    with refused(errno.ESTALE):
-        await mount.ops.getattr(kept, CTX)
 
 
 # ------------------------------------------------------------------------ attributes, statfs
