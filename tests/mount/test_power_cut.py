@@ -78,7 +78,7 @@ def record(workspace: Path, kind: str, *without: str) -> Run:
 
 
 def cuts(run: Run, kind: str) -> Iterator[tuple[int, int, str, Path]]:
-    """Yield (synced step, step under way, description, disk after the cut) for some moments and all variants."""
+    """Yield (synced step, last step, description, disk after the cut) for some moments and all variants."""
     rng = random.Random(SEED)
     marks = [at for at, event in enumerate(run.events) if event[0] == "mark"]
     promises = [at for at in marks if run.events[at][1].startswith("synced.")]

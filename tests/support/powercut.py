@@ -7,8 +7,8 @@ name when its directory was synced, and nothing else is. What was not synced is 
     keep        none is lost, as when only the process dies
     subset      of each file's writes any are lost, of each directory's changes the later ones
     torn        the later writes are lost and the last that is left ends in the middle, with zeros to the end
-                of its page or not; RocksDB's MANIFEST only without, for there it takes zeros for bit rot, and no
-                journaling filesystem lets a file grow before its bytes (ext4 with data=writeback does)
+                of its page or not; RocksDB's MANIFEST only without: there it takes zeros for bit rot, and no
+                journaling filesystem lets a file grow before its bytes (but ext4 with data=writeback)
     reordered   the earlier writes are lost and the later ones kept
 """
 
