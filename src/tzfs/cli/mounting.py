@@ -15,13 +15,16 @@ from tzfs.cli.base import CONFLICT, NOT_FOUND, SYSTEM, Failure, State, pass_stat
 
 if TYPE_CHECKING:
     from tzfs.catalog import FilesystemRow
-    from tzfs.mountpoint import MountOptions
+    from tzfs.mountpoint import MountEntry, MountOptions
     from tzfs.runtime import MountRecord
     from tzfs.store import Store
 
 ANSWER_TIMEOUT_S: Final = 30.0
 END_TIMEOUT_S: Final = 120.0
 """How long umount waits for the daemon, which syncs and closes the database."""
+
+SOON_S: Final = 1.0
+"""When umount begins to wonder what keeps the daemon from ending."""
 
 _FOR_MOUNT_ONLY: Final = {
     "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev", "rw",
@@ -232,7 +235,10 @@ def _end(record: MountRecord, *, lazy: bool) -> None:
         mountpoint.unmount(path, lazy=lazy)
         if daemon is None or lazy:
             return
-        elsewhere = [found for found in mountpoint.mount_table() if entry and found.device == entry.device]
+        if select.select([daemon], [], [], SOON_S)[0]:
+            return
+        # The number of its device may be another mount's by now, but that has another source.
+        elsewhere = [found for found in mountpoint.mount_table() if entry and _is_same(found, entry)]
         if elsewhere:
             place = elsewhere[0].mountpoint
             raise Failure(
@@ -246,6 +252,11 @@ def _end(record: MountRecord, *, lazy: bool) -> None:
     finally:
         if daemon is not None:
             os.close(daemon)
+
+
+def _is_same(one: MountEntry, other: MountEntry) -> bool:
+    """Tell whether two lines of the mount table are one mounted filesystem."""
+    return (one.device, one.source) == (other.device, other.source)
 
 
 def _record_at(state: State, path: Path) -> MountRecord | None:
