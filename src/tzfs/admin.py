@@ -8,12 +8,12 @@ byte that is no UTF-8 is a lone surrogate (`os.fsdecode`).
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable
 from typing import Any, Final
 
 from tzfs import check as invariants
+from tzfs import files
 from tzfs.errors import ControlError
 from tzfs.filesystem import Filesystem
 from tzfs.history import Change
@@ -63,6 +63,16 @@ def info(fs: Filesystem) -> Json:
     }
 
 
+def snapshot_find(fs: Filesystem, *, name: str) -> Json:
+    """Return the snapshot that a txn in digits, a label or `latest` names. `SnapshotMissing`."""
+    return describe_snapshot(fs.find_snapshot(os.fsencode(name)))
+
+
+def sync(_fs: Filesystem) -> Json:
+    """Do nothing: whoever runs commands makes durable what was done before one is answered."""
+    return {}
+
+
 def diff(fs: Filesystem, *, old: str, new: str | None = None) -> Json:
     """Return what differs at snapshot `new` (None: now) from snapshot `old`, by path. `SnapshotMissing`."""
     changes = fs.diff(os.fsencode(old), None if new is None else os.fsencode(new))
@@ -101,6 +111,8 @@ COMMANDS: Final[dict[str, Callable[..., Json]]] = {
     "snapshot": snapshot,
     "snapshots": snapshots,
     "snapshot_delete": snapshot_delete,
+    "snapshot_find": snapshot_find,
+    "sync": sync,
     "diff": diff,
     "rollback": rollback,
     "info": info,
@@ -113,8 +125,4 @@ def run(fs: Filesystem, command: str, arguments: Json) -> Json:
     function = COMMANDS.get(command)
     if function is None:
         raise ControlError(f"there is no command {command!r}: is the daemon of another version?")
-    try:
-        inspect.signature(function).bind(fs, **arguments)
-    except TypeError as error:
-        raise ControlError(f"{command}: {error}: is the daemon of another version?") from None
-    return function(fs, **arguments)
+    return files.call(function, fs, command, arguments)

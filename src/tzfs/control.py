@@ -6,16 +6,20 @@
     answer    {"ok": true, "result": {...}}
               {"ok": false, "error": {"class": "SnapshotMissing", "message": "..."}}
 
-One object a line, in order; a connection carries any number. This module is the protocol and the
-client, which is synchronous and imports little, because a command line waits for it;
-`tzfs.control_server` is the other end.
+One object a line, in order; a connection carries any number. Where an argument or a field of a result is
+bytes, it travels as {"base64": "..."}: content of files, in slices that fit the bound of a request.
+
+This module is the protocol and the client, which is synchronous and imports little, because a command
+line waits for it; `tzfs.control_server` is the other end.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
+import select
 import socket
 import struct
 from collections.abc import Iterator
@@ -28,7 +32,7 @@ from tzfs.errors import ControlError, DaemonGone, TzfsError
 
 SOCKET_NAME: Final = "control.sock"
 REQUEST_BYTES_MAX: Final = 1 << 20
-"""A request is a command and a few names; what is longer is not one of ours."""
+"""A request is a command and a few names, or a slice of content; what is longer is not one of ours."""
 ANSWER_BYTES_MAX: Final = 1 << 28
 """An answer lists snapshots or changes: about 100 bytes each, so millions of them fit."""
 ANSWER_TIMEOUT_S: Final = 600.0
@@ -54,6 +58,28 @@ def decode(line: bytes) -> Json:
     if not isinstance(message, dict):
         raise ControlError("not a JSON object")
     return message
+
+
+def pack(fields: Json) -> Json:
+    """Return arguments or a result with their bytes as JSON has them."""
+    return {
+        name: {"base64": base64.b64encode(value).decode("ascii")} if isinstance(value, bytes) else value
+        for name, value in fields.items()
+    }
+
+
+def unpack(fields: Json) -> Json:
+    """Return what `pack` was given; `ControlError` for what it cannot have made."""
+    return {name: _unpacked(value) for name, value in fields.items()}
+
+
+def _unpacked(value: object) -> object:
+    if not isinstance(value, dict) or value.keys() != {"base64"}:
+        return value
+    try:
+        return base64.b64decode(value["base64"], validate=True)
+    except (TypeError, ValueError):
+        raise ControlError("not base64") from None
 
 
 def error_answer(error: TzfsError) -> Json:
@@ -118,7 +144,7 @@ class Client:
     def call(self, command: str, **arguments: object) -> Json:
         """Run a command in the daemon and return its result; raises what it raised there."""
         try:
-            self._socket.sendall(encode({"command": command, "arguments": arguments}))
+            self._socket.sendall(encode({"command": command, "arguments": pack(arguments)}))
             line = self._lines.readline(ANSWER_BYTES_MAX)
         except TimeoutError:
             raise ControlError("the daemon does not answer: see its log, daemon.log in the store") from None
@@ -131,7 +157,14 @@ class Client:
         result = answer.get("result")
         if not isinstance(result, dict):
             raise ControlError("the daemon's answer has no result")
-        return result
+        return unpack(result)
+
+    def is_alive(self) -> bool:
+        """Tell whether the daemon is still there: it hangs up when it ends, and on who is silent for long."""
+        # Between question and answer there is nothing to read but the end.
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return not poll.poll(0)
 
     def close(self) -> None:
         """Hang up."""

@@ -16,7 +16,17 @@ from typing import Final
 
 import trio
 
-from tzfs.control import REQUEST_BYTES_MAX, SOCKET_NAME, Json, decode, encode, error_answer, socket_address
+from tzfs.control import (
+    REQUEST_BYTES_MAX,
+    SOCKET_NAME,
+    Json,
+    decode,
+    encode,
+    error_answer,
+    pack,
+    socket_address,
+    unpack,
+)
 from tzfs.errors import ControlError, TzfsError
 
 log = logging.getLogger(__name__)
@@ -131,4 +141,4 @@ async def _answer(line: bytes, handler: Handler) -> Json:
     command, arguments = request.get("command"), request.get("arguments", {})
     if not isinstance(command, str) or not isinstance(arguments, dict):
         raise ControlError("a request has a command and arguments")
-    return {"ok": True, "result": await handler(command, arguments)}
+    return {"ok": True, "result": pack(await handler(command, unpack(arguments)))}

@@ -36,7 +36,7 @@ from typing import Final
 import pyfuse3
 import trio
 
-from tzfs import admin, background, control_server, mountpoint, runtime
+from tzfs import admin, background, control_server, files, mountpoint, runtime
 from tzfs.background import Supervisor
 from tzfs.catalog import ARCHIVED, DELETED, FilesystemRow
 from tzfs.control import SOCKET_NAME, Json
@@ -297,6 +297,10 @@ class Daemon:
         """Run a command that came over the control socket."""
         if command == CHECKPOINT:
             return await self._checkpoint()
+        if command in files.COMMANDS:
+            return await self._operations.run_file_command(command, arguments)
+        if command == "sync":
+            await self._flush()
         if command == "snapshot":
             label = arguments.get("label")
             name = None if label is None else os.fsencode(str(label))

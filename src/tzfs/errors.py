@@ -13,6 +13,7 @@
     │   ├── Invalid            EINVAL        ├── NotSupported       EOPNOTSUPP
     │   ├── Busy               EBUSY         ├── AttributeTooBig    E2BIG
     │   ├── AttributeRange     ERANGE        ├── BadHandle          EBADF
+    │   ├── TooManySymlinks    ELOOP         │
     │   └── InputOutput        EIO
     │       └── CorruptRecord  bytes in the store that cannot be what was written
     ├── StoreError             the store itself cannot serve: open, lock, disk
@@ -119,6 +120,10 @@ class NameTooLong(FsError):
 
 class TooManyLinks(FsError):
     errno = _errno.EMLINK
+
+
+class TooManySymlinks(FsError):
+    errno = _errno.ELOOP
 
 
 class FileTooBig(FsError):

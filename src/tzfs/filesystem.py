@@ -30,7 +30,17 @@ from tzfs.filedata import FileData
 from tzfs.history import Change, Restored, Rollback, diff
 from tzfs.naming import Naming, Parents, load_directory
 from tzfs.reclaim import Reclaim
-from tzfs.records import NAME_MAX, NOBODY, SYMLINK_MAX, AttributeChanges, Caller, Entry, Inode, Snapshot, Usage
+from tzfs.records import (
+    NAME_MAX,
+    NOBODY,
+    SYMLINK_MAX,
+    AttributeChanges,
+    Caller,
+    Entry,
+    Inode,
+    Snapshot,
+    Usage,
+)
 from tzfs.snapshots import Snapshots
 from tzfs.versions import Past, Reader
 from tzfs.volume import CHUNK_SIZE_DEFAULT, ROOT, Transaction, Volume
@@ -327,6 +337,31 @@ class Filesystem:
         inodes.save(txn, inode)
         txn.commit()
         return len(data)
+
+    def put(self, parent: int, name: bytes, data: bytes, mode: int, caller: Caller) -> Inode:
+        """Make `data` the whole content of the file `name`, which is made if need be, and return its inode.
+
+        One transaction: whoever looks, after a crash too, finds the old content or the new, never a part.
+        mode: of a new file. Raises as `mknod` and `write`, and `Invalid` for what is no regular file.
+        """
+        self._make_room(len(data))
+        txn = self._begin(caller)
+        parents = Parents(txn)
+        directory = parents.get(parent)
+        number = self.directories.find(txn, parent, name)
+        if number is None:
+            self._naming.require_free(txn, directory, name)
+            inode = inodes.create(txn, directory, stat.S_IFREG | stat.S_IMODE(mode))
+            inode = xattrs.inherit(txn, directory, inode)
+            inode = self._naming.attach(txn, parents, parent, name, self.data.write(txn, inode, 0, data))
+            parents.save()
+        else:
+            inode = self.data.write(txn, self._resize(txn, inodes.load(txn, number), 0), 0, data)
+            now = inodes.now_ns()
+            inode = inode._replace(mtime_ns=now, ctime_ns=now)
+            inodes.save(txn, inode)
+        txn.commit()
+        return inode
 
     def _make_room(self, size: int) -> None:
         """Run reclaim ahead of its time when the quota would refuse bytes that removed files still hold."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from tzfs.catalog import FilesystemRow
 from tzfs.filesystem import Filesystem
 from tzfs.kv import RocksStore
-from tzfs.session import connect
+from tzfs.session import Session, connect
 from tzfs.store import Store
 
 
@@ -26,7 +26,15 @@ def fork(store: Store, source: str, snapshot: str | None, name: str) -> Filesyst
     store.require_free(name)
     row = store.get(source)
     with connect(store, row) as session:
-        copy = session.checkpoint()
+        return fork_from(store, session, row, snapshot, name)
+
+
+def fork_from(
+    store: Store, session: Session, row: FilesystemRow, snapshot: str | None, name: str
+) -> FilesystemRow:
+    """Fork the filesystem `row` through a session that is open; as `fork`."""
+    store.require_free(name)
+    copy = session.checkpoint()
     try:
         _go_back(copy, snapshot)
         return store.adopt(name, row.config, copy)

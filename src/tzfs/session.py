@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
 
-from tzfs import admin, control, runtime
+from tzfs import admin, control, files, runtime
 from tzfs.catalog import ARCHIVED, DELETED, FilesystemRow
 from tzfs.control import Json
 from tzfs.errors import DaemonGone, StoreLocked, WrongStatus
@@ -25,16 +25,21 @@ CHECKPOINT: Final = "checkpoint"
 """Command of a daemon only: it makes a copy of its database and returns where."""
 CHECKPOINT_PREFIX: Final = "checkpoint-"
 """Of such copies, in the filesystem's directory: what was left behind is removed at the next mount."""
+_RECLAIM_SLICE: Final = 64
+"""Records of reclaim that each change does besides where no daemon does it in the background."""
 
 
 class Session(Protocol):
-    """Runs the commands of `tzfs.admin` on one filesystem; a context manager."""
+    """Runs the commands of `tzfs.admin` and `tzfs.files` on one filesystem; a context manager."""
 
     def call(self, command: str, **arguments: object) -> Json:
         """Run a command and return its result; raises `TzfsError`s."""
 
     def checkpoint(self) -> Path:
         """Copy the database as it is now, mostly by hard links, and return where; the caller removes it."""
+
+    def is_alive(self) -> bool:
+        """Tell whether `call` can be expected to reach the filesystem."""
 
     def close(self) -> None:
         """End the session."""
@@ -95,13 +100,21 @@ class MountedSession(_Closing):
         """See `Session.checkpoint`."""
         return Path(self._client.call(CHECKPOINT)["path"])
 
+    def is_alive(self) -> bool:
+        """See `Session.is_alive`."""
+        return self._client.is_alive()
+
     def close(self) -> None:
         """See `Session.close`."""
         self._client.close()
 
 
 class LocalSession(_Closing):
-    """Opens the database itself; changes are durable when a call returns."""
+    """Opens the database itself.
+
+    Commands of `tzfs.admin` are durable when a call returns; those of `tzfs.files` survive the end of the
+    process at once, and a power cut after the next `sync`, as with the daemon.
+    """
 
     def __init__(self, store: Store, row: FilesystemRow, held: runtime.DirectoryLock) -> None:
         """Open the filesystem whose lock is `held`; the lock is let go at the end, or if opening fails."""
@@ -121,6 +134,12 @@ class LocalSession(_Closing):
 
     def call(self, command: str, **arguments: object) -> Json:
         """See `Session.call`."""
+        if command in files.COMMANDS:
+            result, changed = files.run(self.filesystem, command, dict(arguments))
+            if changed is not None:
+                self.filesystem.release(changed.inodes)
+                self.filesystem.reclaim(_RECLAIM_SLICE)
+            return result
         result = admin.run(self.filesystem, command, dict(arguments))
         if not self.filesystem.read_only:
             self._engine.sync()
@@ -131,6 +150,10 @@ class LocalSession(_Closing):
         path = self._directory / f"{CHECKPOINT_PREFIX}{secrets.token_hex(4)}"
         self._engine.checkpoint(path)
         return path
+
+    def is_alive(self) -> bool:
+        """See `Session.is_alive`."""
+        return True
 
     def close(self) -> None:
         """See `Session.close`."""

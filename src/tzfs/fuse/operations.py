@@ -16,6 +16,7 @@ store's log before it is answered, which a killed daemon does not lose.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -27,11 +28,12 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
 
+from tzfs import files
 from tzfs.errors import CrossDevice, NoEntry, ReadOnly, Stale
 from tzfs.fuse.attributes import CACHED_S, attributes, changes, no_entry, statistics
 from tzfs.fuse.boundary import notice, request
 from tzfs.fuse.handles import Handle, Handles, LookupCounts, Programs
-from tzfs.fuse.resync import Resync, collect
+from tzfs.fuse.resync import Resync, StaleCaches, collect, write_out
 from tzfs.fuse.views import (
     LIVE,
     SNAPSHOTS_NAME,
@@ -44,6 +46,7 @@ from tzfs.fuse.views import (
     refuse_old_name,
     view_of,
 )
+from tzfs.history import Restored
 from tzfs.records import INODE_MAX, NOBODY, Caller, Inode, Snapshot
 
 if TYPE_CHECKING:
@@ -90,6 +93,7 @@ class Operations(pyfuse3.Operations):
         self._handles = Handles()
         self._programs = Programs()
         self._resync = resync
+        self._telling = trio.Lock()
         self._no_entry = no_entry()
 
     # --------------------------------------------------------------- helpers
@@ -134,11 +138,52 @@ class Operations(pyfuse3.Operations):
         """
         await self._flush()
         present, restored = self._fs.rollback(name)
-        known = [number for number in restored.inodes if self._known[number]]
-        self._fs.release(restored.inodes.difference(known))
-        if self._resync is not None:
-            await trio.to_thread.run_sync(self._resync.run, collect(self._fs, restored, known))
+        known = self._let_go(restored.inodes)
+        await self._tell(collect(self._fs, restored, known))
         return present
+
+    async def run_file_command(self, command: str, arguments: files.Json) -> files.Json:
+        """Run a command of `tzfs.files`, between what the kernel holds dirty and what it must forget.
+
+        What a program writes to the same file in the very moment of the command may be lost, as when two
+        programs write it.
+        """
+        writing = self._handles.open_for_writing()
+        if writing:
+            concerned = files.concerned(self._fs, arguments)
+            await trio.to_thread.run_sync(write_out, self._among(writing, concerned))
+        result, changed = files.run(self._fs, command, arguments)
+        if changed is not None:
+            known = self._let_go(changed.inodes)
+            entries = {entry for entry in changed.entries if self._is_known(entry[0])}
+            if known or entries:
+                await self._tell(collect(self._fs, Restored(set(), entries), known, names=False))
+        return result
+
+    def _among(self, writing: set[int], concerned: set[int]) -> list[int]:
+        """Return those of `writing` that are concerned, themselves or as an entry of a directory."""
+        found = []
+        for number in writing:
+            with contextlib.suppress(NoEntry, Stale):
+                if number in concerned or self._fs.getattr(number).parent in concerned:
+                    found.append(number)
+        return found
+
+    def _let_go(self, numbers: set[int]) -> list[int]:
+        """Return those inodes that the kernel knows; of the others nobody will say that it forgot them."""
+        known = [number for number in numbers if self._is_known(number)]
+        self._fs.release(numbers.difference(known))
+        return known
+
+    def _is_known(self, number: int) -> bool:
+        """Tell whether the kernel knows an inode; the root without ever having looked it up."""
+        return number == self._fs.ROOT or self._known[number] > 0
+
+    async def _tell(self, stale: StaleCaches) -> None:
+        """Tell the kernel what changed without a request of its own; one at a time."""
+        if self._resync is not None:
+            async with self._telling:
+                await trio.to_thread.run_sync(self._resync.run, stale)
 
     # ----------------------------------------------------- names and attributes
 

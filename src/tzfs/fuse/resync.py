@@ -1,8 +1,8 @@
-"""Telling the kernel what changed without a request of its own: after a rollback.
+"""Telling the kernel what changed without a request of its own.
 
 The kernel keeps names, attributes and pages of the live tree for a day, because as a rule nothing changes
-behind it. A rollback does. Three things are told, in this order, from a thread, since each can wait for
-requests that the event loop must answer meanwhile:
+behind it. A rollback does, and a change through the API. Three things are told, in this order, from a
+thread, since each can wait for requests that the event loop must answer meanwhile:
 
 1. Names that came, went or name something else, and the names of what changed, are dropped. An inode that
    nobody has open goes with its last name, and the next lookup brings it anew.
@@ -15,6 +15,7 @@ requests that the event loop must answer meanwhile:
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import threading
@@ -31,7 +32,7 @@ from tzfs.records import Inode
 log = logging.getLogger(__name__)
 
 
-class Stale(NamedTuple):
+class StaleCaches(NamedTuple):
     """What to tell: entries as (parent, name), inode numbers, and regular files with their paths."""
 
     entries: list[tuple[int, bytes]]
@@ -39,10 +40,12 @@ class Stale(NamedTuple):
     files: list[tuple[bytes, Inode]]
 
 
-def collect(fs: Filesystem, restored: Restored, known: Iterable[int]) -> Stale:
+def collect(fs: Filesystem, restored: Restored, known: Iterable[int], *, names: bool = True) -> StaleCaches:
     """Return what the kernel must be told of; `known` are the restored inodes that it knows.
 
-    To be called where operations of the core are: it reads the live tree.
+    names: drop the names of what changed as well. Where only a few files changed that is too much: a shell
+    in a directory whose name is dropped has lost its working directory. To be called where operations of the
+    core are: it reads the live tree.
     """
     paths = Paths(fs.versions.live, fs.directories)
     entries, inodes, files = set(restored.entries), [], []
@@ -54,11 +57,25 @@ def collect(fs: Filesystem, restored: Restored, known: Iterable[int]) -> Stale:
             continue
         name = fs.directories.name_of(fs.versions.live, inode) if inode.parent else None
         path = paths.of(inode)
-        if name is not None:
+        if names and name is not None:
             entries.add((inode.parent, name))
         if inode.is_regular and path is not None:
             files.append((path, inode))
-    return Stale(sorted(entries), inodes, files)
+    return StaleCaches(sorted(entries), inodes, files)
+
+
+def write_out(numbers: Iterable[int]) -> None:
+    """Have the kernel write its dirty pages of these inodes, and return when it has. In a thread only.
+
+    Invalidating pages writes those that are dirty first, see `Daemon._wait_for_writing`.
+    """
+    for number in numbers:
+        try:
+            pyfuse3.invalidate_inode(number)
+        except OSError as error:
+            # EBUSY: written, but dirty again at once. ENOENT: the kernel has dropped the inode.
+            if error.errno not in (errno.EBUSY, errno.ENOENT):
+                raise
 
 
 class Resync:
@@ -68,7 +85,7 @@ class Resync:
         self._mountpoint = os.fsencode(mountpoint)
         self.thread_id = 0
 
-    def run(self, stale: Stale) -> None:
+    def run(self, stale: StaleCaches) -> None:
         """Tell the kernel all of `stale`. Blocks: in a thread only."""
         self.thread_id = threading.get_native_id()
         try:
