@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from support import machine
-from support.logs import COLLECTOR
-from support.mounting import Mounted
-from tzfs.check import check
-from tzfs.filesystem import Filesystem
-from tzfs.kv import MemoryStore, RocksStore, Store
+pytest.register_assert_rewrite("support")
+
+from support import machine  # noqa: E402 (rewritten only when imported after that)
+from support.logs import COLLECTOR  # noqa: E402
+from support.mounting import Mounted  # noqa: E402
+from tzfs.check import check  # noqa: E402
+from tzfs.filesystem import Filesystem  # noqa: E402
+from tzfs.kv import MemoryStore, RocksStore, Store  # noqa: E402
 
 
 def pytest_report_header() -> str:

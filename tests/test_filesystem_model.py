@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
 from support.model import ROOT, Node, Refusals
-from support.model_machine import CHUNK, NAMES, SEGMENT, SIZE_MAX, ModelMachine
+from support.model_machine import CHUNK, NAMES, SEGMENT, SIZE_MAX, UNKNOWN, ModelMachine, read_tree
 from tzfs import errors
-from tzfs.filesystem import Filesystem
 from tzfs.kv import RocksStore
 from tzfs.records import AttributeChanges, Caller
 
@@ -158,16 +157,17 @@ class FilesystemMachine(ModelMachine):
             offset = 0 if size > SIZE_MAX else max(size - back, 0)
             self._write(number, offset, bytes([fill]) * length, caller)
 
-    @rule(at=picks, size=sizes, caller=callers)
-    def truncate(self, at: int, size: int, caller: Caller) -> None:
+    @rule(at=picks, size=sizes)
+    def truncate(self, at: int, size: int) -> None:
         number = self._pick(at, lambda n: at > 240 or n.is_regular)
         if number is None:
             return
+        root = Caller(0, 0, 1, b"root")
         had_room = self._has_room(0, size)
         refusals = self.model.resize_refusals(number)
         try:
             done = self._run(
-                refusals, lambda: self.fs.setattr(number, AttributeChanges(size=size), caller), number
+                refusals, lambda: self.fs.setattr(number, AttributeChanges(size=size), root), number
             )
         except errors.NoSpace:
             assert not had_room
@@ -192,12 +192,13 @@ class FilesystemMachine(ModelMachine):
             expected = bytes(self.model.nodes[number].data[offset : offset + size])
             assert self.fs.read(number, offset, size) == expected
 
-    @rule(at=picks, mode=st.none() | modes, owner=st.none() | st.integers(0, 3), caller=callers)
-    def change_mode_and_owner(self, at: int, mode: int | None, owner: int | None, caller: Caller) -> None:
+    @rule(at=picks, mode=st.none() | modes, owner=st.none() | st.integers(0, 3))
+    def change_mode_and_owner(self, at: int, mode: int | None, owner: int | None) -> None:
         number = self._pick(at)
         assert number is not None
+        root = Caller(0, 0, 1, b"root")
         changes = AttributeChanges(mode=mode, uid=owner, gid=owner, mtime_ns=-at)
-        inode = self._run(set(), lambda: self.fs.setattr(number, changes, caller), number)
+        inode = self._run(set(), lambda: self.fs.setattr(number, changes, root), number)
         if inode:
             node = self.model.nodes[number]
             node.mode = node.mode if mode is None else stat.S_IFMT(node.mode) | mode
@@ -257,7 +258,38 @@ class FilesystemMachine(ModelMachine):
     def every_snapshot_reads_as_recorded(self) -> None:
         self._compare_snapshots()
 
+    @precondition(lambda self: self.snapshots)
+    @rule(at=picks)
+    def rollback(self, at: int) -> None:
+        goal = sorted(self.snapshots)[at % len(self.snapshots)]
+        open_txn, clean, before = self.fs.txn, self.sealed_clean, read_tree(self.fs)
+        try:
+            present, _ = self.fs.rollback(b"%d" % goal)
+        except errors.StoreFull:
+            # It is undone or it will be done, with the present sealed; whatever was open is lost.
+            self._reopen()
+            rows = {row.txn: row for row in self.fs.snapshots()}
+            if open_txn in rows:
+                self._record(rows[open_txn], open_txn, UNKNOWN, before)
+            done = read_tree(self.fs) != before
+        else:
+            self._record(present, open_txn, clean, before)
+            done = True
+        if done:
+            _, tree, inodes = self.snapshots[goal]
+            assert read_tree(self.fs) == (tree, inodes)
+            self.limbo.update(self.model.restore(tree))
+            self.limbo -= set(tree)
+            self.released -= set(tree)
+        self.sealed_clean = UNKNOWN
+
     # ------------------------------------------------------------------- orphans, reclaim, restarts
+
+    @rule()
+    def release_what_a_rollback_removed(self) -> None:
+        self.fs.release(self.limbo)
+        self.released |= self.limbo
+        self.limbo.clear()
 
     @precondition(lambda self: self.model.orphans())
     @rule(at=picks)
@@ -288,21 +320,15 @@ class FilesystemMachine(ModelMachine):
             with pytest.raises(errors.NoEntry):
                 self.fs.getattr(number)
 
-    @rule()
-    def the_disk_fills_up(self) -> None:
-        """Let the next write to the store fail: an operation then changes nothing, in memory neither."""
-        self.store.fail_next = True
+    @rule(writes=st.sampled_from([0, 0, 0, 1, 2]))
+    def the_disk_fills_up(self, writes: int) -> None:
+        """Let a write to the store fail: what takes one write then changes nothing, in memory neither."""
+        self.store.fail_in = writes
 
     @rule()
     def open_again(self) -> None:
         """Lose all that is in memory, as a crash between two operations does; nobody holds an orphan then."""
-        self.store.heal()
-        if self.engine == "rocks":
-            self.store.close()
-            self.store.inner = self._open_store()
-        self.fs = Filesystem(self.store)
-        for number in self.model.orphans():
-            self._forget(number)
+        self._reopen()
 
     @precondition(lambda self: self.engine == "rocks")
     @rule(compact=st.booleans())

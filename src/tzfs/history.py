@@ -5,6 +5,7 @@ Both read the changes of the txns in between and nothing else, so both cost what
 
 from __future__ import annotations
 
+import contextlib
 import stat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -65,10 +66,8 @@ class Paths:
         """Return the path of a directory, None where no way leads to it."""
         if number not in self._known:
             self._known[number] = None
-            try:
+            with contextlib.suppress(NoEntry):
                 self._known[number] = self.of(inodes.load(self._reader, number))
-            except NoEntry:
-                pass
         return self._known[number]
 
     def of(self, inode: Inode) -> bytes | None:
@@ -126,24 +125,8 @@ def _entry_changes(
     log: dict[bytes, LogRecord], before: Reader, after: Reader, directories: Directories
 ) -> Iterator[Change]:
     """Yield what was added, removed and renamed; an inode that left one name for another was renamed."""
-    old_paths, new_paths = Paths(before, directories), Paths(after, directories)
-    gone: dict[int, list[tuple[bytes, LogRecord]]] = {}
-    come: dict[int, list[tuple[bytes, LogRecord]]] = {}
-    for k, record in log.items():
-        if k[:1] != keys.ENTRY:
-            continue
-        was, now = before.load(k), after.load(k)
-        if was == now:
-            continue
-        parent, _, name = keys.split_entry(k)
-        if was is not None:
-            path = old_paths.join(parent, name)
-            if path is not None:
-                gone.setdefault(decode_entry(was), []).append((path, record))
-        if now is not None:
-            path = new_paths.join(parent, name)
-            if path is not None:
-                come.setdefault(decode_entry(now), []).append((path, record))
+    gone = _places(log, before, after, Paths(before, directories))
+    come = _places(log, after, before, Paths(after, directories))
     for number, places in come.items():
         left = gone.get(number, [])
         inode = inodes.load(after, number)
@@ -155,6 +138,22 @@ def _entry_changes(
     for number, left in gone.items():
         for path, record in left:
             yield Change(REMOVED, path, None, inodes.load(before, number), record)
+
+
+def _places(
+    log: dict[bytes, LogRecord], here: Reader, there: Reader, paths: Paths
+) -> dict[int, list[tuple[bytes, LogRecord]]]:
+    """Return where each inode stands `here` and not `there`: paths, with the log record of the entry."""
+    places: dict[int, list[tuple[bytes, LogRecord]]] = {}
+    for k, record in log.items():
+        payload = here.load(k) if k[:1] == keys.ENTRY else None
+        if payload is None or payload == there.load(k):
+            continue
+        parent, _, name = keys.split_entry(k)
+        path = paths.join(parent, name)
+        if path is not None:
+            places.setdefault(decode_entry(payload), []).append((path, record))
+    return places
 
 
 def _inode_changes(
@@ -280,7 +279,8 @@ class Rollback:
     def _restore_inode(self, txn: Transaction, number: int, was: bytes | None, now: bytes | None) -> None:
         """Restore attributes and totals.
 
-        One that came later becomes an orphan without content, for somebody may have it open; reclaim takes it.
+        What has no name at the goal becomes an orphan, for somebody may have it open, and reclaim takes it:
+        as it was at the goal if it was there, without content if it came later.
         """
         old = None if was is None else decode_inode(number, was)
         new = None if now is None else decode_inode(number, now)
@@ -292,12 +292,19 @@ class Rollback:
         if old is not None and lived:
             txn.inodes += 1
             txn.live_bytes += old.stored_bytes
-            txn.save(keys.inode(number), encode_inode(old))
             txn.delete_raw(keys.orphan(number))
-            txn.unmark_dead(old.content)
         elif new is not None and lives:
-            empty = new._replace(nlink=0, parent=0, cookie=0, stored_bytes=0, chunk0_birth=0, chunk0_length=0)
-            if not stat.S_ISLNK(new.mode):
-                empty = empty._replace(size=0)
-            txn.save(keys.inode(number), encode_inode(empty))
+            old = old or _emptied(new)
             txn.put_raw(keys.orphan(number), encode_mark(txn.txn))
+        else:
+            return
+        txn.save(keys.inode(number), encode_inode(old))
+        txn.unmark_dead(old.content)
+
+
+def _emptied(inode: Inode) -> Inode:
+    """Return an inode as it is when its name and its content were never there."""
+    size = inode.size if stat.S_ISLNK(inode.mode) else 0
+    return inode._replace(
+        nlink=0, parent=0, cookie=0, size=size, stored_bytes=0, chunk0_birth=0, chunk0_length=0
+    )

@@ -9,17 +9,19 @@ from tzfs.kv import Store
 
 
 class FaultyStore:
-    """A `Store` around another; with `fail_next` set, the next write is refused and changes nothing."""
+    """A `Store` around another, which can refuse a write; a refused one changes nothing."""
 
     def __init__(self, inner: Store) -> None:
         self.inner = inner
-        self.fail_next = False
+        self.fail_in: int | None = None
+        """How many more writes succeed before one is refused; None for all."""
         self.failed = False
         """A write was refused, and nobody has looked yet."""
 
     def heal(self) -> None:
         """Let writes succeed again."""
-        self.fail_next = self.failed = False
+        self.fail_in = None
+        self.failed = False
 
     def get(self, key: bytes) -> bytes | None:
         """See `Store.get`."""
@@ -35,10 +37,12 @@ class FaultyStore:
 
     def write(self, batch: Mapping[bytes, bytes | None]) -> None:
         """See `Store.write`."""
-        if self.fail_next:
-            self.fail_next = False
+        if self.fail_in == 0:
+            self.fail_in = None
             self.failed = True
             raise StoreFull("no space left on the disk, says the test")
+        if self.fail_in is not None:
+            self.fail_in -= 1
         self.inner.write(batch)
 
     def sync(self) -> None:

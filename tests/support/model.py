@@ -21,7 +21,7 @@ Refusals = set[type[errors.FsError]]
 
 @dataclass
 class Node:
-    """One inode. `parent` is that of a directory; `data` that of a regular file."""
+    """One inode. `parent` counts for a directory, `data` for a regular file."""
 
     mode: int
     uid: int
@@ -93,6 +93,33 @@ class Model:
             for number, n in self.nodes.items()
             if n.nlink
         }
+
+    def restore(self, tree: Tree) -> list[int]:
+        """Make the live tree what it was; return the inodes that lose their names by it.
+
+        What had no name before and has none then stays as it is, for somebody holds it. The order is that of
+        numbers and names, not of a listing, which differs from run to run.
+        """
+        lost = [number for number, node in self.nodes.items() if node.nlink and number not in tree]
+        for number in lost:
+            del self.nodes[number]
+        for number, was in sorted(tree.items()):
+            self.nodes[number] = Node(
+                was.mode,
+                was.uid,
+                was.gid,
+                was.nlink,
+                was.rdev,
+                target=was.target,
+                data=bytearray(was.data),
+                entries=dict(sorted(was.entries.items())),
+                xattrs=dict(was.xattrs),
+            )
+        self.nodes[ROOT].parent = ROOT
+        for number in tree:
+            for child in tree[number].entries.values():
+                self.nodes[child].parent = number
+        return lost
 
     def orphans(self) -> list[int]:
         """Return the inodes without a name."""

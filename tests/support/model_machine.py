@@ -20,13 +20,14 @@ from tzfs import errors, keys
 from tzfs.check import check
 from tzfs.filesystem import Filesystem
 from tzfs.kv import MemoryStore, RocksStore, Store
-from tzfs.records import Caller, Inode
+from tzfs.records import Caller, Inode, Snapshot
 
 CHUNK = 512
 SEGMENT = CHUNK * keys.SEGMENT_CHUNKS
 SIZE_MAX = SEGMENT + 3 * CHUNK
 QUOTA = 24 * CHUNK
 INODES_MAX = 8
+UNKNOWN = -1
 
 
 # Few names, so that operations meet; one is a prefix of another, one as long as allowed.
@@ -80,9 +81,11 @@ class ModelMachine(RuleBasedStateMachine):
         self.store = FaultyStore(self._open_store())
         self.snapshots: dict[int, tuple[set[bytes], Tree, dict[int, Inode]]] = {}
         self.released: set[int] = set()
+        self.limbo: set[int] = set()
+        """Inodes that lost their names by a rollback and are held: they answer, but what is not said."""
         self.numbers_seen = {ROOT}
         self.sealed_clean: int | None = None
-        """The last snapshot, when nothing has changed since it was taken."""
+        """The last snapshot, when nothing has changed since it was taken; or `UNKNOWN`."""
 
     def _open_store(self) -> Store:
         if self.engine == "memory":
@@ -117,7 +120,7 @@ class ModelMachine(RuleBasedStateMachine):
 
     def _everything_is_given_back(self) -> None:
         """Without snapshots and orphans, what is stored is what the live tree holds: nothing leaks."""
-        self.fs.release(self.model.orphans())
+        self.fs.release([*self.model.orphans(), *self.limbo])
         for txn in list(self.snapshots):
             self.fs.delete_snapshot(b"%d" % txn)
         while self.fs.reclaim(1000):
@@ -219,15 +222,20 @@ class ModelMachine(RuleBasedStateMachine):
         self.sealed_clean = clean
         if row is None:
             return
-        tree, inodes = read_tree(self.fs)
-        assert row.txn == (open_txn if clean is None else clean)
-        if row.txn == open_txn:
-            self.snapshots[row.txn] = (set(), tree, inodes)
-        assert self.snapshots[row.txn][1] == tree
+        self._record(row, open_txn, clean, read_tree(self.fs))
         if label is not None:
             self.snapshots[row.txn][0].add(label)
         assert set(row.labels) == self.snapshots[row.txn][0]
         self.sealed_clean = row.txn
+
+    def _record(
+        self, row: Snapshot, open_txn: int, clean: int | None, present: tuple[Tree, dict[int, Inode]]
+    ) -> None:
+        """Remember a snapshot of the present, and check that it is a new one unless nothing has changed."""
+        assert clean == UNKNOWN or row.txn == (open_txn if clean is None else clean)
+        if row.txn == open_txn:
+            self.snapshots[row.txn] = (set(), *present)
+        assert self.snapshots[row.txn][1] == present[0]
 
     def _compare_snapshots(self) -> None:
         """Read every snapshot whole, down to the times of its inodes."""
@@ -238,6 +246,18 @@ class ModelMachine(RuleBasedStateMachine):
             assert {self.fs.find_snapshot(name).txn for name in [*labels, b"%d" % txn]} == {txn}
         if self.snapshots:
             assert self.fs.find_snapshot(b"latest").txn == max(self.snapshots)
+
+    def _reopen(self) -> None:
+        """Lose all that is in memory, as a crash does; nobody holds an orphan then."""
+        self.store.heal()
+        if self.engine == "rocks":
+            self.store.close()
+            self.store.inner = self._open_store()
+        self.fs = Filesystem(self.store)
+        for number in self.model.orphans():
+            self._forget(number)
+        self.released |= self.limbo
+        self.limbo.clear()
 
     def _forget(self, number: int) -> None:
         del self.model.nodes[number]
