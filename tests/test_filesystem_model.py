@@ -17,7 +17,7 @@ from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
 from support.model import ROOT, Node, Refusals
 from support.model_machine import CHUNK, NAMES, SEGMENT, SIZE_MAX, UNKNOWN, ModelMachine, read_tree
-from tzfs import errors
+from tzfs import errors, history
 from tzfs.kv import RocksStore
 from tzfs.records import AttributeChanges, Caller
 
@@ -350,12 +350,13 @@ class RocksMachine(FilesystemMachine):
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("machine", "examples", "steps"),
-    [(FilesystemMachine, 150, 80), (RocksMachine, 20, 60)],
+    [(FilesystemMachine, 300, 80), (RocksMachine, 30, 60)],
     ids=["memory", "rocks"],
 )
 def test_the_filesystem_does_what_the_model_does(
-    machine: type[FilesystemMachine], examples: int, steps: int
+    machine: type[FilesystemMachine], examples: int, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(history, "KEYS_A_STEP", 3)  # so that a crash finds a rollback half done
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         machine,
         settings=settings(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import functools
 import re
 import tomllib
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ SCRIPTS = [path for path in (ROOT / "scripts").iterdir() if path.is_file()]
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
+@functools.cache
 def parse(path: Path) -> ast.Module:
     """Return the syntax tree of a file."""
     return ast.parse(path.read_text(encoding="utf-8"), os_path(path))
@@ -39,12 +41,19 @@ def os_path(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def functions(tree: ast.Module) -> Iterator[tuple[Function, ast.AST]]:
-    """Yield every function of a module with what it stands in: the module, a class, or another function."""
-    for parent in ast.walk(tree):
-        for child in ast.iter_child_nodes(parent):
-            if isinstance(child, Function):
-                yield child, parent
+def functions(tree: ast.Module) -> Iterator[Function]:
+    """Yield every function of a module, those within functions too."""
+    return (node for node in ast.walk(tree) if isinstance(node, Function))
+
+
+def public_functions(node: ast.AST) -> Iterator[Function]:
+    """Yield the functions that others can call: not those within functions, nor in private classes."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, Function):
+            if not child.name.startswith("_"):
+                yield child
+        elif not (isinstance(child, ast.ClassDef) and child.name.startswith("_")):
+            yield from public_functions(child)
 
 
 def test_there_is_something_to_check() -> None:
@@ -56,7 +65,7 @@ def test_no_function_is_longer_than_a_screen() -> None:
     long = [
         f"{os_path(path)}:{function.lineno} {function.name}: {length} lines"
         for path in CODE
-        for function, _ in functions(parse(path))
+        for function in functions(parse(path))
         if (length := function.end_lineno - function.lineno + 1) > FUNCTION_LINES_MAX  # type: ignore[operator]
     ]
     assert long == []
@@ -84,12 +93,8 @@ def test_every_public_function_has_a_docstring_or_needs_none() -> None:
     silent = [
         f"{os_path(path)}:{function.lineno} {function.name}"
         for path in SOURCES
-        for function, parent in functions(parse(path))
-        if not function.name.startswith("_")
-        and not isinstance(parent, Function)
-        and not (isinstance(parent, ast.ClassDef) and parent.name.startswith("_"))
-        and not ast.get_docstring(function)
-        and not is_trivial(function)
+        for function in public_functions(parse(path))
+        if not ast.get_docstring(function) and not is_trivial(function)
     ]
     assert silent == []
 

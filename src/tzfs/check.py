@@ -14,7 +14,16 @@ from tzfs import keys
 from tzfs.errors import CorruptRecord
 from tzfs.filedata import named_chunks
 from tzfs.keys import SEGMENT_CHUNKS
-from tzfs.records import Inode, Slot, decode_entry, decode_head, decode_inode, decode_log, decode_map, decode_xattr
+from tzfs.records import (
+    Inode,
+    Slot,
+    decode_entry,
+    decode_head,
+    decode_inode,
+    decode_log,
+    decode_map,
+    decode_xattr,
+)
 from tzfs.snapshots import require_label
 from tzfs.versions import Past, scan_store
 from tzfs.volume import ROOT
@@ -114,7 +123,8 @@ def _entries_name_inodes(fs: Filesystem, scan: _Scan) -> Iterator[str]:
     for number, entries in scan.entries.items():
         inode = scan.inodes.get(number)
         if inode is None:
-            yield f"{entries[0].name!r} in directory {entries[0].parent} names inode {number}, which is missing"
+            parent, _, name = entries[0]
+            yield f"{name!r} in directory {parent} names inode {number}, which is missing"
         for parent, cookie, name in entries:
             directory = scan.inodes.get(parent)
             if directory is None or not directory.is_directory or directory.nlink == 0:

@@ -33,8 +33,8 @@ class Directories:
 
     def __init__(self, salt: bytes) -> None:
         self.cookie = lru_cache(_COOKIES_MAX)(partial(keys.name_cookie, salt=salt))
-        """Returns the listing position of a name. A name is looked up, and looked up again to be made, changed
-        or removed: the hash of one that was just asked for is at hand."""
+        """Returns the listing position of a name. A name is looked up, and looked up again to be made,
+        changed or removed: the hash of one that was just asked for is at hand."""
 
     def find(self, reader: Reader, parent: int, name: bytes) -> int | None:
         """Return the number of the inode that `name` names in directory `parent`, or None."""

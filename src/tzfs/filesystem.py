@@ -130,8 +130,9 @@ class Filesystem:
         return inodes.load(self._reader(at), number)
 
     def lookup(self, parent: int, name: bytes, at: int | None = None) -> Inode:
-        """Return what `name` names in a directory; "." and ".." too. Raises `NoEntry`, `NotDirectory`, `NameTooLong`.
+        """Return what `name` names in a directory; "." and ".." too.
 
+        Raises `NoEntry`, `NotDirectory`, `NameTooLong`.
         "." works on an inode of any type, for who knows an inode by its number alone (open_by_handle_at(2)).
         """
         reader = self._reader(at)
@@ -162,7 +163,10 @@ class Filesystem:
         return inode.target
 
     def read(self, number: int, offset: int, size: int, at: int | None = None) -> bytes:
-        """Return the bytes of [offset, offset + size), shorter only at the end. Raises `IsDirectory`, `CorruptRecord`."""
+        """Return the bytes of [offset, offset + size), shorter only at the end.
+
+        Raises `IsDirectory`, `CorruptRecord`.
+        """
         reader = self._reader(at)
         inode = inodes.load(reader, number)
         if inode.is_directory:
@@ -185,7 +189,7 @@ class Filesystem:
     # Names
 
     def mknod(self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller) -> Inode:
-        """Make a regular file, FIFO, socket or device, see mknod(2). Raises `Exists`, `NoEntry`, `NoSpace`."""
+        """Make a file, FIFO, socket or device, see mknod(2). Raises `Exists`, `NoEntry`, `NoSpace`."""
         return self._make(parent, name, mode, caller, rdev=rdev)
 
     def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Inode:
@@ -203,6 +207,7 @@ class Filesystem:
     def _make(
         self, parent: int, name: bytes, mode: int, caller: Caller, *, rdev: int = 0, target: bytes = b""
     ) -> Inode:
+        self.volume.require_room(len(target))
         txn = self._begin(caller)
         parents = Parents(txn)
         directory = parents.get(parent)
@@ -215,7 +220,10 @@ class Filesystem:
         return inode
 
     def link(self, number: int, parent: int, name: bytes, caller: Caller) -> Inode:
-        """Give a file another name, see link(2). Raises `Exists`, `NotPermitted`, `NoEntry`, `TooManyLinks`."""
+        """Give a file another name, see link(2).
+
+        Raises `Exists`, `NotPermitted`, `NoEntry`, `TooManyLinks`.
+        """
         txn = self._begin(caller)
         parents = Parents(txn)
         inode = self._naming.link(txn, parents, number, parent, name)
@@ -305,8 +313,8 @@ class Filesystem:
     def truncate_on_open(self, number: int, caller: Caller) -> Inode:
         """Empty a file as open(2) with O_TRUNC does, and return its inode.
 
-        For a caller other than root the set-ID bits and the file capabilities go: the kernel leaves that to us
-        here, while for write and truncate it asks by itself.
+        For a caller other than root the set-ID bits and the file capabilities go: the kernel leaves that to
+        us here, while for write and truncate it asks by itself.
         """
         txn, inode = self._begin_on(number, caller)
         inode = self._resize(txn, inode, 0)
@@ -326,6 +334,7 @@ class Filesystem:
         stamp: set mtime and ctime; False when the kernel's writeback cache keeps them.
         Raises `NoSpace`, `FileTooBig`, `CorruptRecord` (a chunk that is written in part cannot be read).
         """
+        self.volume.require_room(len(data))
         self._make_room(len(data))
         txn, inode = self._begin_on(number, caller)
         if not data:
@@ -375,6 +384,7 @@ class Filesystem:
     def setxattr(self, number: int, name: bytes, value: bytes, caller: Caller) -> None:
         """Set an extended attribute, see setxattr(2). Raises `NotSupported`, `AttributeTooBig`, `Invalid`."""
         xattrs.require_name(name)
+        self.volume.require_room(len(value))
         txn, inode = self._begin_on(number, caller)
         if name == xattrs.ACCESS_ACL:
             inode = xattrs.put_access_acl(txn, inode, value)
@@ -470,5 +480,3 @@ def _without_set_id(mode: int, gid: int, caller: Caller) -> int:
     if mode & stat.S_ISGID and (mode & stat.S_IXGRP or not xattrs.is_member(caller, gid)):
         mode &= ~stat.S_ISGID
     return mode
-
-

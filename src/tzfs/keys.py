@@ -92,7 +92,7 @@ def name_cookie(name: bytes, salt: bytes) -> int:
     """
     digest = hashlib.blake2b(name, digest_size=8, key=salt).digest()
     cookie = _U64.unpack(digest)[0] & COOKIE_MAX
-    return cookie if cookie >= COOKIE_FIRST else COOKIE_FIRST
+    return max(cookie, COOKIE_FIRST)
 
 
 def inode(number: int) -> bytes:

@@ -106,7 +106,7 @@ class Naming:
         return inode
 
     def link(self, txn: Transaction, parents: Parents, number: int, parent: int, name: bytes) -> Inode:
-        """Stage another name for a file, see link(2). Raises `NotPermitted` for a directory, `TooManyLinks`."""
+        """Stage another name for a file, see link(2). `NotPermitted` for a directory, `TooManyLinks`."""
         inode = inodes.load(txn, number)
         if inode.is_directory:
             raise NotPermitted("a directory has one name only")

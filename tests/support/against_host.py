@@ -7,7 +7,7 @@ follows.
 """
 
 # The rules bear the names of system calls.
-# ruff: noqa: D402, PTH120
+# ruff: noqa: PTH120
 
 from __future__ import annotations
 

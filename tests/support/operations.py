@@ -5,7 +5,7 @@ no inode numbers, devices or absolute times.
 """
 
 # These are the system calls themselves, by their names, on paths of bytes.
-# ruff: noqa: D402, PTH101, PTH102, PTH106, PTH108, PTH115, PTH116, PTH208, PTH211
+# ruff: noqa: PTH101, PTH102, PTH106, PTH108, PTH115, PTH116, PTH208, PTH211
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ class Resync:
                 with contextlib.suppress(FileNotFoundError):
                     pyfuse3.invalidate_inode(number)
             for path, inode in stale.files:
-                self._restate(os.path.join(self._mountpoint, path), inode)
+                self._restate(os.path.join(self._mountpoint, path), inode)  # noqa: PTH118 - bytes
         finally:
             self.thread_id = 0
 
