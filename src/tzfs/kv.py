@@ -99,6 +99,11 @@ HEAD_MEMTABLE_BYTES: Final = 16 << 20
 DATA_MEMTABLE_BYTES: Final = 32 << 20
 WAL_BYTES_MAX: Final = 256 << 20
 """Above this the engine flushes the oldest memtable, so that a restart never replays more."""
+LOGS_RECYCLED: Final = 2
+"""Old logs that are written over instead of deleted: a sync then writes data alone, and no new size and blocks
+of a file through the journal of the disk's filesystem (measured: 0.09 ms instead of 0.2 to 0.8). Records name
+their log, so recovery knows old ones; that it ends where it should needs RocksDB 9.1 (its pull request 12403).
+"""
 
 
 def _table_options(*, block_bytes: int, cache: rocksdict.Cache) -> rocksdict.BlockBasedOptions:
@@ -124,6 +129,10 @@ def _database_options(*, create: bool) -> rocksdict.Options:
     options.set_stats_dump_period_sec(0)
     options.set_stats_persist_period_sec(0)
     options.set_bytes_per_sync(1 << 20)
+    # RocksDB tells the kernel that it reads at random, which turns readahead off: reading a large file for
+    # the first time went at 0.3 to 0.4 GiB/s with that and at 0.7 to 1.0 without, on the same disk.
+    options.set_advise_random_on_open(False)
+    options.set_recycle_log_file_num(LOGS_RECYCLED)
     options.set_max_open_files(256)
     options.set_is_fd_close_on_exec(True)
     return options
