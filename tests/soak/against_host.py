@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--seconds", type=float, default=600, help="begin no round after this [600]")
     parser.add_argument("--seed", type=int, default=1, help="of the first round; the next has the next [1]")
+    parser.add_argument("--shrink", action="store_true", help="look for the shortest example; takes minutes")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -28,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
         mounted.mountpoint.chmod(0o755)
         sides = make_sides(mounted.mountpoint, mounted.workspace)
         while time.monotonic() - started < arguments.seconds:
-            if not _round(mounted, sides, seed):
+            if not _round(mounted, sides, seed, shrink=arguments.shrink):
                 return 1
             seed += 1
         findings = mounted.check()
@@ -38,11 +39,11 @@ def run(arguments: argparse.Namespace) -> int:
         return int(findings != "clean")
 
 
-def _round(mounted: Mounted, sides: Sides, seed: int) -> bool:
+def _round(mounted: Mounted, sides: Sides, seed: int, *, shrink: bool) -> bool:
     """Run one seed, say what it did, and tell whether both sides were alike."""
     started = time.monotonic()
     try:
-        steps = compare(sides, seed=seed, examples=EXAMPLES_PER_ROUND)
+        steps = compare(sides, seed=seed, examples=EXAMPLES_PER_ROUND, shrink=shrink)
     except Exception:  # noqa: BLE001 - whatever it is, it belongs to this seed
         mounted.report(f"seed {seed}: differs\n{traceback.format_exc(limit=-3)}")
         return False

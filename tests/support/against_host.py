@@ -34,6 +34,7 @@ from support.observe import Record, alike, describe, moved, record
 from support.operations import Outcome, Tree
 from support.syscalls import wait_for_tick
 from support.users import ROOT, User
+from tzfs import acl
 
 
 class Difference(NamedTuple):
@@ -67,9 +68,18 @@ SET_GID: Final = Difference(
     "it stays",
     "fuse_setattr of the kernel takes the bit for a set-ID one only where the group may execute",
 )
-FORCED: Final = (TMPFILE, SAME_SIZE, UMASK, SET_GID)
+NO_ACL: Final = Difference(
+    "removing an ACL that a file does not have",
+    "nothing changes",
+    "ctime is stamped",
+    "fuse_removexattr of the kernel stamps it whenever we do not refuse, and ext4 does not refuse this",
+)
+FORCED: Final = (TMPFILE, SAME_SIZE, UMASK, SET_GID, NO_ACL)
 """All of them. The comparison steps around them, or knows their outcomes; nothing else may differ."""
 
+
+_ACLS: Final = frozenset({acl.ACCESS, acl.DEFAULT})
+_EMPTY_ACL: Final = acl.encode(())
 
 STEPS_PER_EXAMPLE: Final = 50
 
@@ -238,7 +248,8 @@ class AgainstHost(RuleBasedStateMachine):
     @rule(path=s.paths, pair=s.xattrs, flags=s.xattr_flags, follow=st.booleans(), who=s.users)
     def setxattr(self, path: bytes, pair: tuple[bytes, bytes], flags: int, follow: bool, who: User) -> None:
         """setxattr(2), of ACLs too."""
-        self.both("setxattr", path, *pair, flags, follow, user=who)
+        times = not (pair[1] == _EMPTY_ACL and self._lacks(path, pair[0]))
+        self.both("setxattr", path, *pair, flags, follow, user=who, times=times)
 
     @rule(path=s.paths, name=s.xattr_names, who=s.users)
     def getxattr(self, path: bytes, name: bytes, who: User) -> None:
@@ -249,7 +260,8 @@ class AgainstHost(RuleBasedStateMachine):
     @rule(path=s.paths, name=s.xattr_names, who=s.users)
     def removexattr(self, path: bytes, name: bytes, who: User) -> None:
         """removexattr(2)."""
-        self.both("removexattr", path, name, user=who)
+        times = not (name in _ACLS and self._lacks(path, name))
+        self.both("removexattr", path, name, user=who, times=times)
 
     # ------------------------------------------------------------------------------- open files
 
@@ -335,11 +347,15 @@ class AgainstHost(RuleBasedStateMachine):
         outcome, value = self.host.run(ROOT, 0, "stat", path, True)
         return value[4] if outcome == "ok" and isinstance(value, tuple) else None
 
+    def _lacks(self, path: bytes, name: bytes) -> bool:
+        """Tell whether a file has no such attribute."""
+        return self.host.run(ROOT, 0, "getxattr", path, name) == ("error", "ENODATA")
+
     def _umask(self, path: bytes, umask: int) -> int:
         """Return the umask to make a file with: 0 where there is a default ACL (`UMASK`)."""
         parent = os.path.dirname(os.path.realpath(self.host.top + b"/" + path))
         with contextlib.suppress(OSError):
-            return 0 if "system.posix_acl_default" in os.listxattr(parent) else umask
+            return 0 if acl.DEFAULT.decode() in os.listxattr(parent) else umask
         return umask
 
     def _compare_snapshot(self, kept: Kept) -> None:
