@@ -29,7 +29,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -45,6 +45,7 @@ from tzfs.filesystem import Filesystem
 from tzfs.fuse import loop
 from tzfs.fuse.operations import Operations
 from tzfs.fuse.resync import Resync
+from tzfs.hostspace import HostSpace
 from tzfs.kv import RocksStore
 from tzfs.mountpoint import SOURCE_PREFIX, MountOptions
 from tzfs.records import NOBODY
@@ -113,6 +114,8 @@ class Daemon:
         self._device = -1
         self._is_announced = False
         self._started_ns = time.time_ns()
+        self._space = HostSpace(directory, engine)
+        filesystem.volume.require_room = self._space.require
         self._syncer = Syncer(self._sync_engine)
         self._operations = Operations(
             filesystem,
@@ -128,9 +131,10 @@ class Daemon:
         """Return the background tasks; one that cannot change needs none."""
         if self._filesystem.read_only:
             return []
-        tasks = {
+        tasks: dict[str, Callable[[], Awaitable[None]]] = {
             "reclaim": functools.partial(background.run_reclaim, self._filesystem),
             "quota": functools.partial(background.run_quota_watch, self._filesystem),
+            "space": self._space.run,
             "sync": functools.partial(background.run_sync, self._syncer.sync, self._options.sync_interval_s),
         }
         return [Supervisor(name, task) for name, task in tasks.items()]
@@ -144,11 +148,14 @@ class Daemon:
         # What stands now is here to stay; the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
+        if not self._filesystem.read_only:
+            self._space.make_reserve()
         is_clean = False
         try:
             trio.run(self._serve, ready)
             is_clean = True
         finally:
+            self._space.drop_reserve()
             # A mount that nobody was told of has no users to mislead.
             pyfuse3.close(unmount=is_clean or not self._is_announced)
             (self._directory / SOCKET_NAME).unlink(missing_ok=True)
@@ -289,7 +296,7 @@ class Daemon:
     def _host_free(self) -> tuple[int, int]:
         """Return (free, total) bytes of the disk under the store, as an unprivileged writer sees it."""
         disk = os.statvfs(self._directory)
-        return disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+        return self._space.free(), disk.f_blocks * disk.f_frsize
 
     # --------------------------------------------------------- control socket
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import threading
 from bisect import bisect_left, insort
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -24,7 +25,7 @@ from tzfs.errors import StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreM
 from tzfs.keys import DATA, HEAD, SPACES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 
@@ -106,6 +107,9 @@ their log, so recovery knows old ones; that it ends where it should needs RocksD
 """
 
 
+_MEMTABLES: Final = "rocksdb.cur-size-all-mem-tables"
+
+
 def _table_options(*, block_bytes: int, cache: rocksdict.Cache) -> rocksdict.BlockBasedOptions:
     table = rocksdict.BlockBasedOptions()
     table.set_block_cache(cache)
@@ -178,12 +182,36 @@ def _store_error(text: str) -> StoreError:
 class RocksStore:
     """A `Store` on RocksDB: one database directory, one process at a time, one column family a space."""
 
-    def __init__(self, database: rocksdict.Rdict, *, read_only: bool = False) -> None:
-        self._database = database
+    def __init__(self, path: Path, *, create: bool, read_only: bool) -> None:
+        self._path = path
         self._read_only = read_only
-        self._families = {space[0]: database.get_column_family(space.decode()) for space in SPACES}
-        self._handles = {space[0]: database.get_column_family_handle(space.decode()) for space in SPACES}
         self._closed = False
+        self._attached = threading.RLock()
+        self._failure: StoreError | None = None
+        self.rescue: Callable[[], bool] | None = None
+        """Called when the host's disk was full; tells whether it made room and called `reopen`."""
+        self._attach(create=create, read_only=read_only)
+
+    @property
+    def is_failed(self) -> bool:
+        """Tell whether the engine takes no writes before `reopen`. What is there can be read."""
+        return self._failure is not None
+
+    @property
+    def is_full(self) -> bool:
+        """Tell whether it failed because the host's disk was full."""
+        return isinstance(self._failure, StoreFull)
+
+    def _attach(self, *, create: bool, read_only: bool) -> None:
+        """Open the database."""
+        cache = rocksdict.Cache(BLOCK_CACHE_BYTES)
+        families = {space.decode(): _family_options(space, cache) for space in SPACES}
+        access = rocksdict.AccessType.read_only() if read_only else rocksdict.AccessType.read_write()
+        with _translated():
+            database = rocksdict.Rdict(str(self._path), _database_options(create=create), families, access)
+            self._database = database
+            self._families = {space[0]: database.get_column_family(space.decode()) for space in SPACES}
+            self._handles = {space[0]: database.get_column_family_handle(space.decode()) for space in SPACES}
 
     @classmethod
     def open(cls, path: Path, *, create: bool = False, read_only: bool = False) -> RocksStore:
@@ -194,12 +222,29 @@ class RocksStore:
         """
         if not create and not (path / "CURRENT").exists():
             raise StoreMissing(f"{path}: no database")
-        cache = rocksdict.Cache(BLOCK_CACHE_BYTES)
-        families = {space.decode(): _family_options(space, cache) for space in SPACES}
-        access = rocksdict.AccessType.read_only() if read_only else rocksdict.AccessType.read_write()
-        with _translated():
-            options = _database_options(create=create)
-            return cls(rocksdict.Rdict(str(path), options, families, access), read_only=read_only)
+        return cls(path, create=create, read_only=read_only)
+
+    def reopen(self) -> None:
+        """Open the database anew, after an error that the engine does not forgive by itself.
+
+        Nothing is lost by it: a batch that was refused is not in the log, all others are. Where it cannot be
+        opened for writing, it is opened for reading and the error raised; `is_failed` is true as long.
+        Raises `StoreFull`, `StoreError`.
+        """
+        with self._attached:
+            self._detach()
+            try:
+                self._attach(create=False, read_only=False)
+            except StoreError as error:
+                self._failure = error
+                self._attach(create=False, read_only=True)
+                raise
+            self._failure = None
+
+    def unflushed_bytes(self) -> int:
+        """Return what is in memory (and in the log), and needs as much room on the disk once more."""
+        sizes = (family.property_int_value(_MEMTABLES) for family in self._families.values())
+        return sum(size or 0 for size in sizes)
 
     @staticmethod
     def destroy(path: Path) -> None:
@@ -250,6 +295,8 @@ class RocksStore:
     @failpoints.point("write")
     def write(self, batch: Mapping[bytes, bytes | None]) -> None:
         """See `Store.write`. Never with the engine's own sync option: that holds the GIL over the fsync."""
+        if self._failure is not None and not self._is_rescued():
+            raise self._failure
         rocks = rocksdict.WriteBatch(raw_mode=True)
         put, delete, handles = rocks.put, rocks.delete, self._handles
         for key, value in batch.items():
@@ -260,20 +307,33 @@ class RocksStore:
         try:
             self._database.write(rocks)
         except Exception as error:
-            raise _store_error(str(error)) from error
+            self._failure = _store_error(str(error))
+            if not self._is_rescued():
+                raise self._failure from error
+            self.write(batch)
+
+    def _is_rescued(self) -> bool:
+        """Tell whether a failed engine takes writes again, because somebody made room for it."""
+        return isinstance(self._failure, StoreFull) and self.rescue is not None and self.rescue()
 
     @failpoints.point("sync")
     def sync(self) -> None:
         """See `Store.sync`. Releases the GIL. A reader has nothing to sync, and the engine refuses it."""
         if self._read_only:
             return
-        with _translated():
-            self._database.flush_wal(sync=True)
+        with self._attached:
+            if self._failure is not None:
+                raise self._failure
+            try:
+                self._database.flush_wal(sync=True)
+            except Exception as error:
+                self._failure = _store_error(str(error))
+                raise self._failure from error
 
     @failpoints.point("flush")
     def flush(self) -> None:
         """Write all memtables to SST files. Blocks, releases the GIL."""
-        with _translated():
+        with self._attached, _translated():
             for family in self._families.values():
                 family.flush()
 
@@ -281,7 +341,7 @@ class RocksStore:
     def compact(self) -> None:
         """Flush and rewrite the whole database without what was deleted. Blocks, releases the GIL."""
         self.flush()
-        with _translated():
+        with self._attached, _translated():
             for family in self._families.values():
                 family.compact_range(None, None)
 
@@ -291,7 +351,7 @@ class RocksStore:
 
         SST files are hard links where `path` is on the same disk, so the cost is that of the WAL alone.
         """
-        with _translated():
+        with self._attached, _translated():
             rocksdict.Checkpoint(self._database).create_checkpoint(str(path))
 
     def close(self) -> None:
@@ -299,13 +359,21 @@ class RocksStore:
         if self._closed:
             return
         self._closed = True
-        self.sync()
-        with _translated():
-            self._handles.clear()
-            for family in self._families.values():
+        try:
+            self.sync()
+        finally:
+            self._detach()
+
+    def _detach(self) -> None:
+        """Let go of the database, also of one that cannot write what it should: its log has it."""
+        self._handles.clear()
+        for family in self._families.values():
+            with contextlib.suppress(Exception):
                 family.close()
-            self._families.clear()
+        self._families.clear()
+        with contextlib.suppress(Exception):
             self._database.close()
+        del self._database
 
 
 class Batch:

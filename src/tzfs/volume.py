@@ -30,6 +30,8 @@ from tzfs.records import (
 from tzfs.versions import VersionedBatch, Versions, scan_store
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tzfs.kv import Store
 
 CHUNK_SIZE_DEFAULT: Final = 64 << 10
@@ -67,6 +69,8 @@ class Volume:
             for key, value in scan_store(store, *keys.meta_range(b"D"))
         }
         """Contents that no live inode uses, and the txn in which each died: work for reclaim."""
+        self.require_room: Callable[[int], None] = _unlimited
+        """Raises `NoSpace` if the host's disk has no room for so many bytes; whoever has a disk sets it."""
         self.unpruned = {keys.meta_number(key) for key, _ in scan_store(store, *keys.meta_range(b"P"))}
         """Snapshots that are deleted and have left past records that no snapshot sees: work for reclaim."""
 
@@ -102,6 +106,10 @@ class Volume:
             inodes_max=superblock.inodes_max,
             quota_bytes=superblock.quota_bytes,
         )
+
+
+def _unlimited(_size: int) -> None:
+    """Let all grow."""
 
 
 class Transaction(VersionedBatch):

@@ -1,0 +1,160 @@
+"""The host's disk full, and the quota: an errno to who writes, all else goes on, and it is over by itself."""
+
+import contextlib
+import errno
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from soak.mounted import Mounted
+from support import machine
+from tzfs import hostspace
+
+pytestmark = [
+    pytest.mark.mount,
+    pytest.mark.skipif(not machine.is_root(), reason="only root can mount a small tmpfs as the disk"),
+]
+MIB = 1 << 20
+BLOCK = os.urandom(256 << 10)
+
+
+@contextlib.contextmanager
+def on_a_small_disk(size: int, *options: str) -> Iterator[Mounted]:
+    """Mount a filesystem whose store is alone on a disk of `size` bytes."""
+    mounted = Mounted("full", mount_options=options)
+    mounted.store.mkdir()
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", mounted.store], check=True, timeout=30
+    )
+    with mounted:
+        yield mounted
+        subprocess.run(["umount", mounted.mountpoint], check=True, timeout=60)
+        machine.wait_until(lambda: mounted.info()["pid"] is None)
+        assert mounted.check() == "clean"
+
+
+def fill(directory: Path) -> tuple[list[Path], int]:
+    """Write files until one is refused; return those that were closed without an error, and the errno."""
+    whole = []
+    for number in range(100_000):
+        path = directory / f"file{number}"
+        try:
+            with path.open("wb", buffering=0) as file:
+                for _ in range(4):
+                    file.write(BLOCK)
+        except OSError as error:
+            return whole, error.errno or 0
+        whole.append(path)
+    raise AssertionError("nothing was refused")
+
+
+def fill_disk(mounted: Mounted) -> Path:
+    """Take what is left of the disk, as another program would."""
+    hog = mounted.store / "hog"
+    with hog.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(BLOCK)
+    with hog.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 512)
+    return hog
+
+
+@pytest.mark.parametrize("options", [(), ("-onowriteback",)], ids=["writeback", "through"])
+def test_a_disk_that_tzfs_fills_refuses_growth_and_nothing_else(options: tuple[str, ...]) -> None:
+    with on_a_small_disk(96 * MIB, *options) as mounted:
+        whole, refused = fill(mounted.mountpoint)
+        assert refused == errno.ENOSPC
+        assert len(whole) > 10
+        assert all(path.read_bytes() == BLOCK * 4 for path in whole)
+        mounted.tzfs("snapshot", "full", "-m", "while-full")
+        kept, *gone = whole
+        for path in gone:
+            path.unlink()
+        mounted.tzfs("snapshot-delete", "full", "while-full")
+        pid = mounted.pid
+
+        def there_is_room() -> bool:
+            with contextlib.suppress(OSError):
+                (mounted.mountpoint / "after").write_bytes(BLOCK)
+                return True
+            return False
+
+        # What was deleted leaves the disk when the engine compacts it, or when other files go.
+        subprocess.run(["mount", "-o", f"remount,size={192 * MIB}", mounted.store], check=True, timeout=30)
+        machine.wait_until(there_is_room)
+        assert (mounted.mountpoint / "after").read_bytes() == BLOCK
+        assert kept.read_bytes() == BLOCK * 4
+        assert mounted.pid == pid
+
+
+def test_a_disk_that_another_program_fills_leaves_reading_and_deleting(tmp_path: Path) -> None:
+    with on_a_small_disk(64 * MIB) as mounted:
+        files = [mounted.mountpoint / f"before{number}" for number in range(8)]
+        for path in files:
+            path.write_bytes(BLOCK)
+        hog = fill_disk(mounted)
+        refused = set()
+        for number in range(40):
+            try:
+                (mounted.mountpoint / f"new{number}").write_bytes(BLOCK)
+            except OSError as error:
+                refused.add(error.errno)
+        assert refused == {errno.ENOSPC}
+        assert all(path.read_bytes() == BLOCK for path in files)
+        machine.wait_until(lambda: _deletes(files[0]))
+        for path in files[1:4]:
+            path.unlink()
+        mounted.tzfs("snapshot", "full")
+        assert os.statvfs(mounted.mountpoint).f_bavail == 0
+        hog.unlink()
+        machine.wait_until(lambda: _writes(mounted.mountpoint / "after"))
+        machine.wait_until((Path(mounted.info()["path"]) / hostspace.RESERVE_NAME).exists)
+        assert (mounted.mountpoint / "after").read_bytes() == BLOCK
+        assert sorted(path for path in files if path.exists()) == files[4:]
+
+
+def _deletes(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        path.unlink()
+    return not path.exists()
+
+
+def _writes(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        path.write_bytes(BLOCK)
+        return True
+    return False
+
+
+@pytest.mark.parametrize("options", [(), ("-onowriteback",)], ids=["writeback", "through"])
+def test_eight_writers_meet_the_quota_and_hear_of_it(options: tuple[str, ...]) -> None:
+    quota = 8 * MIB
+    whole: list[list[Path]] = [[] for _ in range(8)]
+    errors: list[int] = []
+
+    def write(directory: Path, closed: list[Path]) -> None:
+        directory.mkdir()
+        found, number = fill(directory)
+        closed += found
+        errors.append(number)
+
+    with Mounted("quota", options=("--quota", str(quota)), mount_options=options) as mounted:
+        writers = [
+            threading.Thread(target=write, args=(mounted.mountpoint / str(at), whole[at])) for at in range(8)
+        ]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join(60)
+        assert errors == [errno.ENOSPC] * 8
+        used = mounted.info()["usage"]["stored_bytes"]
+        assert quota - len(BLOCK) * 4 <= used <= quota
+        assert all(path.read_bytes() == BLOCK * 4 for found in whole for path in found)
+        subprocess.run(["rm", "-rf", *mounted.mountpoint.iterdir()], check=True, timeout=60)
+        machine.wait_until(lambda: _writes(mounted.mountpoint / "after"))
+        assert mounted.check() == "clean"
