@@ -52,6 +52,11 @@ SCAN_PAGE: Final = 512
 """Records that one engine scan brings when a whole range is wanted: bounded memory, few calls."""
 
 
+_PAST_PAGE_MIN: Final = 16
+"""Records that a snapshot's scan reads at first: a listing asks for what fits into the kernel's buffer, and as
+a rule most of what stands there is seen. Where little is, the pages grow."""
+
+
 class Reader(Protocol):
     """A tree of keys at one moment: the live one, a snapshot, or the live one within a transaction."""
 
@@ -136,7 +141,7 @@ class Past:
         Both are read in pages; only what lies below the shorter page's end is known completely.
         """
         found: list[tuple[bytes, bytes]] = []
-        page = max(limit, SCAN_PAGE)
+        page = max(limit, _PAST_PAGE_MIN)
         while len(found) < limit:
             heads = self.store.scan(keys.HEAD + lower, keys.HEAD + upper, page)
             pasts = self.store.scan(keys.PAST + lower, keys.PAST + upper, page)
@@ -156,6 +161,7 @@ class Past:
             if end == upper:
                 break
             lower = end
+            page = max(page, min(2 * page, SCAN_PAGE))
         return found[:limit]
 
     def _collect(
