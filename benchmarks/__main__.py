@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,6 +97,8 @@ def main(
     The host's directory is in $TMPDIR, and so is the store of tzfs: set it to choose the disk. Root may drop
     the kernel's caches, which the cold cases need.
     """
+    # Ended by a signal or by Ctrl-C, nothing must stay mounted.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parts, peers = _selected(families), _against(against)
     sizes = measuring.QUICK if quick else Sizes()
     progress = Console(stderr=True)

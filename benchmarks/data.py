@@ -154,7 +154,7 @@ def _in_threads(works: list[Callable[[], None]]) -> None:
 
 
 def fsync(target: Target, sizes: Sizes) -> Steps:
-    """Yield the mean microseconds that an fsync after 4 KiB takes, with one writer and with several at once."""
+    """Yield the mean microseconds of an fsync after 4 KiB, with one writer and with several at once."""
     for writers in WRITERS:
         found: list[float] = []
         paths = [target.root / f"fsync-{number}" for number in range(writers)]
