@@ -217,7 +217,7 @@ class Rollback:
     def finish(self) -> Restored:
         """Restore everything. What a crash leaves undone after the first step is done at the next opening."""
         ks = sorted(touched(self._volume, self._goal + 1, self._volume.versions.txn - 1))
-        ks = self._without_held(ks)
+        ks = self._without_nameless(ks)
         for start in range(0, len(ks) or 1, KEYS_A_STEP):
             self._step(ks[start : start + KEYS_A_STEP], is_last=start + KEYS_A_STEP >= len(ks))
         return self.restored
@@ -239,24 +239,30 @@ class Rollback:
         volume.superblock = superblock
         volume.versions.rollback_txn = superblock.rollback_txn
 
-    def _without_held(self, ks: list[bytes]) -> list[bytes]:
-        """Leave out what belongs to inodes that lost their names before and have none at the goal either.
+    def _without_nameless(self, ks: list[bytes]) -> list[bytes]:
+        """Leave out what belongs to inodes that have no name now and none at the goal either.
 
-        A program has them open and keeps them as they are. Those that a step of this rollback made, before a
-        crash, bear the open txn in their marks.
+        Some a program has open and keeps as they are. Others are gone for good: the goal still has records
+        of one that was open then, and restoring its maps would make content that belongs to nobody.
         """
         volume = self._volume
         numbers, contents = set(), set()
-        for key, value in scan_store(volume.store, *keys.meta_range(b"O")):
-            number = keys.meta_number(key)
-            payload = volume.versions.live.load(keys.inode(number))
-            was = self._past.load(keys.inode(number))
-            lived = was is not None and decode_inode(number, was).nlink > 0
-            if decode_mark(value) < volume.versions.txn and payload is not None and not lived:
+        for k in ks:
+            number = keys.number_of(k)
+            if k[:1] != keys.INODE or self._is_ours(number):
+                continue
+            payloads = (self._past.load(k), volume.versions.live.load(k))
+            found = [decode_inode(number, payload) for payload in payloads if payload is not None]
+            if not any(inode.nlink for inode in found):
                 numbers.add(number)
-                contents.add(decode_inode(number, payload).content)
-        held = {keys.INODE: numbers, keys.XATTR: numbers, keys.MAP: contents}
-        return [k for k in ks if keys.number_of(k) not in held.get(k[:1], ())]
+                contents.update(inode.content for inode in found)
+        nameless = {keys.INODE: numbers, keys.XATTR: numbers, keys.MAP: contents}
+        return [k for k in ks if keys.number_of(k) not in nameless.get(k[:1], ())]
+
+    def _is_ours(self, number: int) -> bool:
+        """Tell whether a step of this rollback took the inode's name, before a crash: in the open txn."""
+        mark = self._volume.store.get(keys.orphan(number))
+        return mark is not None and decode_mark(mark) == self._volume.versions.txn
 
     def _restore(self, txn: Transaction, k: bytes) -> None:
         was, now = self._past.load(k), txn.load(k)
