@@ -19,7 +19,7 @@ class FilesystemInfo(NamedTuple):
 
     name: `[NAMESPACE/]NAME`. status: "running", "archived" or "deleted". Limits of 0 are none; times in ns
     since 1970. deleted_ns, purge_after_ns: of a deleted one, when, and until when `undelete` works.
-    mountpoint: where it is mounted. path: its directory in the store.
+    mountpoint, pid: where it is mounted, and its daemon. path: its directory in the store.
     """
 
     name: str
@@ -33,6 +33,7 @@ class FilesystemInfo(NamedTuple):
     deleted_ns: int | None
     purge_after_ns: int | None
     mountpoint: Path | None
+    pid: int | None
     path: Path
 
 
@@ -79,6 +80,7 @@ class Store:
             deleted_ns=row.deleted_ns,
             purge_after_ns=row.purge_after_ns,
             mountpoint=None if mount is None else Path(mount.mountpoint),
+            pid=None if mount is None else mount.pid,
             path=self._inner.directory(row),
         )
 
