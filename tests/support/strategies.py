@@ -73,7 +73,7 @@ rename_flags = st.sampled_from(
 )
 times = st.one_of(
     st.sampled_from([syscalls.NOW, syscalls.OMIT, 0, -1, 1_000_000_001]),
-    st.integers(-(2**31), 2**33).map(lambda seconds: seconds * 10**9 + 7),
+    st.integers(-(2**31) + 1, 2**33).map(lambda seconds: seconds * 10**9 + 7),
 )
 
 open_flags = st.builds(
