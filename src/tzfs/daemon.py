@@ -87,6 +87,8 @@ def mount(store: Store, row: FilesystemRow, options: MountOptions, ready: Callab
         read_only = options.read_only or fresh.status == ARCHIVED
         engine = RocksStore.open(store.database(fresh), read_only=read_only)
         stack.callback(engine.close)
+        for text in engine.dropped():
+            log.warning("the end of the engine's log was damaged, the tree is as it was before: %s", text)
         filesystem = Filesystem(engine, read_only=read_only)
         Daemon(directory, fresh, options, engine, filesystem, held).run(ready)
 

@@ -251,6 +251,15 @@ class RocksStore:
                 raise
             self._failure = None
 
+    def dropped(self) -> list[str]:
+        """Return what the engine left out of its log when it was opened, because its checksum was wrong.
+
+        After a power cut that is the end of the log, which nobody was promised. Else the disk has lost bytes,
+        and the tree is an earlier one.
+        """
+        lines = (self._path / "LOG").read_text(errors="replace").splitlines()
+        return [line.rpartition("] ")[2] for line in lines if "dropping" in line and "Corruption" in line]
+
     def unflushed_bytes(self) -> int:
         """Return what is in memory (and in the log), and needs as much room on the disk once more."""
         sizes = (family.property_int_value(_MEMTABLES) for family in self._families.values())

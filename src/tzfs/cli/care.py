@@ -1,13 +1,22 @@
-"""check."""
+"""check and scrub."""
 
 from __future__ import annotations
 
-from typing import Final
+import os
+import shutil
+import time
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from tzfs.cli import output
 from tzfs.cli.base import REFUSED, Failure, State, pass_state
+from tzfs.cli.params import SIZE
+
+if TYPE_CHECKING:
+    from tzfs.filesystem import Filesystem
+    from tzfs.kv import RocksStore
+    from tzfs.scrub import Damage
 
 
 @click.command()
@@ -37,4 +46,75 @@ def check(state: State, name: str, *, as_json: bool) -> None:
         click.echo(f"{row.full_name} is clean")
 
 
-COMMANDS: Final = (check,)
+@click.command()
+@click.argument("name")
+@click.option("--rate", type=SIZE, default=None, metavar="SIZE", help="Read at most so much a second.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@pass_state
+def scrub(state: State, name: str, rate: int | None, *, as_json: bool) -> None:
+    """Read and verify every byte of a filesystem, mounted or not, and name the files that are hit.
+
+    It works on a copy made of hard links, so a mount goes on meanwhile. Damage is status 1.
+    """
+    from tzfs import scrub as scrubbing  # noqa: PLC0415
+    from tzfs.filesystem import Filesystem  # noqa: PLC0415
+    from tzfs.kv import RocksStore  # noqa: PLC0415
+    from tzfs.session import connect  # noqa: PLC0415
+
+    store = state.open_store()
+    row = store.get(name)
+    with connect(store, row) as session:
+        copy = session.checkpoint()
+    try:
+        scrubbing.forget_cached_pages(copy)
+        engine = RocksStore.open(copy, read_only=True)
+        try:
+            fs = Filesystem(engine, read_only=True)
+            read_bytes, damage = _scrub(engine, fs, rate, quiet=as_json)
+            hits = list(scrubbing.hits(fs)) if damage else []
+        finally:
+            engine.close()
+    finally:
+        shutil.rmtree(copy, ignore_errors=True)
+    if as_json:
+        found = [{"path": os.fsdecode(hit.path), "snapshot": hit.snapshot, "what": hit.what} for hit in hits]
+        areas = [{"space": area.space, "first": area.first.hex(), "error": area.error} for area in damage]
+        output.print_json({"read_bytes": read_bytes, "damage": areas, "hits": found})
+    else:
+        for area in damage:
+            click.echo(f"unreadable: {area.space} from key {area.first.hex()}: {output.escape(area.error)}")
+        for hit in hits:
+            where = f"snapshot {hit.snapshot}" if hit.snapshot else "live"
+            click.echo(f"hit: {output.escape(os.fsdecode(hit.path))} ({where}): {hit.what}")
+    if damage:
+        raise Failure(
+            f"{row.full_name}: the disk has lost {len(damage)} areas: restore what is hit from a backup; "
+            "reading it gives EIO",
+            REFUSED,
+        )
+    if not as_json:
+        click.echo(f"{row.full_name}: {output.size(read_bytes)} read, all of it is sound")
+
+
+def _scrub(engine: RocksStore, fs: Filesystem, rate: int | None, *, quiet: bool) -> tuple[int, list[Damage]]:
+    """Scrub with a progress bar, if somebody looks; return the bytes read, and the damage."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn  # noqa: PLC0415
+
+    from tzfs import scrub as scrubbing  # noqa: PLC0415
+
+    read_bytes, damage, began = 0, [], time.monotonic()
+    columns = (BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True) as progress:
+        task = progress.add_task("scrub", total=max(fs.usage().stored_bytes, 1))
+        for step in scrubbing.scrub(engine, fs.chunk_size):
+            read_bytes += step.read_bytes
+            if step.damage is not None:
+                damage.append(step.damage)
+            progress.update(task, completed=read_bytes)
+            if rate:
+                time.sleep(max(0.0, read_bytes / rate - (time.monotonic() - began)))
+    return read_bytes, damage
+
+
+COMMANDS: Final = (check, scrub)

@@ -1,0 +1,199 @@
+"""Flipped bits in every file of a database: an error or the truth, never other bytes."""
+
+import contextlib
+import errno
+import json
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from support.dump import Tree
+from support.scenarios import ALICE, find, new
+from tzfs import cli
+from tzfs.check import check
+from tzfs.cli.base import BUG, REFUSED
+from tzfs.errors import FsError, StoreError, TzfsError
+from tzfs.filesystem import Filesystem
+from tzfs.kv import RocksStore
+from tzfs.session import connect
+from tzfs.store import Store
+
+SEED = int(os.environ.get("TZFS_TEST_SEED", "1"))
+FILES = 60
+
+
+def content(number: int) -> bytes:
+    """Return what a file holds: random, so that no compression takes its place on the disk."""
+    return random.Random(number).randbytes(20_000)
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a database with tables of several blocks, and something in the log behind them."""
+    path = tmp_path_factory.mktemp("rot") / "db"
+    engine = RocksStore.open(path, create=True)
+    Filesystem.format(engine)
+    fs = Filesystem(engine)
+    for number in range(FILES):
+        new(fs, f"file{number}", content(number))
+    fs.snapshot(b"one")
+    new(fs, "later", content(1000))
+    engine.flush()
+    for number in range(3):
+        new(fs, f"logged{number}", content(2000 + number))
+    engine.sync()
+    # A copy, for closing would flush the log.
+    copy = path.with_name("copy")
+    shutil.copytree(path, copy)
+    engine.close()
+    return copy
+
+
+def look(path: Path) -> Iterator[tuple[str, bytes | None]]:
+    """Open a database and yield every file with its content, None where it cannot be read."""
+    engine = RocksStore.open(path)
+    try:
+        fs = Filesystem(engine)
+        names = [f"file{number}" for number in range(FILES)] + ["later", *(f"logged{at}" for at in range(3))]
+        for name in names:
+            try:
+                yield name, fs.read(find(fs, name), 0, 30_000)
+            except (FsError, StoreError):
+                yield name, None
+        with contextlib.suppress(FsError, StoreError):
+            check(fs)
+    finally:
+        engine.close()
+
+
+def truth(name: str) -> bytes:
+    """Return what a file of the origin holds."""
+    if name == "later":
+        return content(1000)
+    return content(2000 + int(name[6:]) if name.startswith("logged") else int(name[4:]))
+
+
+def flip(path: Path, rng: random.Random) -> int:
+    """Turn one bit of a file around; return where."""
+    at = rng.randrange(path.stat().st_size)
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes((byte ^ 1 << rng.randrange(8),)))
+    return at
+
+
+@pytest.mark.parametrize("pattern", ["*.sst", "MANIFEST-*", "CURRENT", "OPTIONS-*", "IDENTITY"])
+def test_a_flipped_bit_never_gives_wrong_data(origin: Path, tmp_path: Path, pattern: str) -> None:
+    rng = random.Random(f"{SEED} {pattern}")
+    for _ in range(12):
+        copy = tmp_path / "db"
+        shutil.copytree(origin, copy)
+        victim = rng.choice([path for path in sorted(copy.glob(pattern)) if path.stat().st_size])
+        at = flip(victim, rng)
+        try:
+            found = dict(look(copy))
+        except TzfsError:
+            found = {}
+        for name, data in found.items():
+            assert data in (None, truth(name)), f"seed {SEED}: {name} after a flip at {victim.name}:{at}"
+        shutil.rmtree(copy)
+
+
+def test_a_flipped_bit_in_the_log_gives_an_earlier_tree_and_says_so(origin: Path, tmp_path: Path) -> None:
+    rng = random.Random(SEED)
+    for _ in range(8):
+        copy = tmp_path / "db"
+        shutil.copytree(origin, copy)
+        (victim,) = (path for path in copy.glob("*.log") if path.stat().st_size)
+        at = flip(victim, rng)
+        engine = RocksStore.open(copy)
+        dropped = engine.dropped()
+        engine.close()
+        assert dropped, f"seed {SEED}: a flip at {at}"
+        found = dict(look(copy))
+        # A file is made, and then written: an earlier tree may have it empty.
+        assert all(data in (None, b"", truth(name)) for name, data in found.items())
+        assert found["file0"] == truth("file0")
+        shutil.rmtree(copy)
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Store:
+    """Return a store whose filesystem `lab` has lost the middle of one file."""
+    store = Store.open(tmp_path / "store", create=True)
+    row = store.create("lab")
+    with connect(store, row) as session:
+        fs = session.filesystem  # type: ignore[attr-defined]
+        fs.mkdir(1, b"d", 0o755, ALICE)
+        for number in range(FILES):
+            new(fs, f"d/file{number}", content(number))
+        fs.snapshot(b"one")
+    needle = content(7)[5000:5100]
+    for table in store.database(row).glob("*.sst"):
+        data = table.read_bytes()
+        if needle in data:
+            at = data.index(needle)
+            table.write_bytes(data[:at] + bytes(4) + data[at + 4 :])
+            return store
+    raise AssertionError("the file is in no table")
+
+
+def test_what_the_disk_lost_is_eio_and_the_rest_is_readable(shelf: Store) -> None:
+    with connect(shelf, shelf.get("lab")) as session:
+        fs = session.filesystem  # type: ignore[attr-defined]
+        found: Tree = {}
+        errors: list[StoreError] = []
+        for number in range(FILES):
+            try:
+                found[b"%d" % number] = (fs.read(find(fs, f"d/file{number}"), 0, 30_000),)
+            except StoreError as error:
+                errors.append(error)
+    assert b"7" not in found
+    assert {error.errno for error in errors} == {errno.EIO}
+    assert all("key 64" in str(error) for error in errors), "the key of a chunk, in the log of a mount"
+    assert len(found) >= FILES - 4
+    assert all(data == content(int(name)) for name, (data,) in found.items())
+
+
+def test_scrub_names_the_files_that_are_hit(shelf: Store) -> None:
+    runner = CliRunner()
+    arguments = ["--store", str(shelf.path), "scrub", "lab"]
+    result = runner.invoke(cli.tzfs, [*arguments, "--json"])
+    assert result.exit_code == REFUSED
+    told = json.loads(result.stdout)
+    assert {"path": "/d/file7", "snapshot": None, "what": "content"} in told["hits"]
+    assert {"path": "/d/file7", "snapshot": 1, "what": "content"} in told["hits"]
+    assert 0 < len(told["hits"]) <= 8
+    assert told["damage"][0]["space"] == "file content"
+    result = runner.invoke(cli.tzfs, [*arguments, "--rate", "100M"])
+    assert "hit: /d/file7 (live): content" in result.stdout
+    assert not list(shelf.directory(shelf.get("lab")).glob("checkpoint-*"))
+
+
+def test_scrub_of_a_sound_filesystem_says_how_much_it_read(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store", create=True)
+    with connect(store, store.create("lab")) as session:
+        new(session.filesystem, "file", content(1))  # type: ignore[attr-defined]
+    result = CliRunner().invoke(cli.tzfs, ["--store", str(store.path), "scrub", "lab"])
+    assert result.exit_code == 0
+    assert "all of it is sound" in result.stdout
+
+
+def test_a_flipped_bit_in_the_catalog_is_never_a_traceback(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store", create=True)
+    store.create("lab")
+    sound = (store.path / "catalog.db").read_bytes()
+    rng = random.Random(SEED)
+    for _ in range(60):
+        (store.path / "catalog.db").write_bytes(sound)
+        at = flip(store.path / "catalog.db", rng)
+        for command in (["list", "--json"], ["info", "lab"]):
+            code = cli.run(cli.tzfs, "tzfs", ["--store", str(store.path), *command])
+            assert code != BUG, f"seed {SEED}: {command} after a flip at {at}"
