@@ -20,6 +20,7 @@ they are first used: `import tzfs` alone, as the command line does it, costs not
 # report/          an HTML page that shows a filesystem's history
 # detach, daemon   the process behind a mount
 # background, control_server, syncer, fuse/                       its tasks, its socket, the kernel's adapter
+# top              what mounted filesystems do
 # fork, session    one way to ask a filesystem, mounted or not
 # admin, files     the commands that a filesystem answers
 # store, control   a directory of filesystems; the protocol of the socket

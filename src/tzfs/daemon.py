@@ -43,6 +43,7 @@ from tzfs.control import SOCKET_NAME, Json
 from tzfs.errors import MountError, TzfsError, UnknownFilesystem, WrongStatus
 from tzfs.filesystem import Filesystem
 from tzfs.fuse import loop
+from tzfs.fuse.counters import COUNTERS
 from tzfs.fuse.operations import Operations
 from tzfs.fuse.resync import Resync
 from tzfs.hostspace import HostSpace
@@ -52,6 +53,7 @@ from tzfs.records import NOBODY
 from tzfs.session import CHECKPOINT, CHECKPOINT_PREFIX
 from tzfs.store import Store, lock_unmounted
 from tzfs.syncer import Syncer
+from tzfs.top import STATISTICS
 
 log = logging.getLogger(__name__)
 
@@ -308,6 +310,8 @@ class Daemon:
             return await self._checkpoint()
         if command in files.COMMANDS:
             return await self._operations.run_file_command(command, arguments)
+        if command == STATISTICS:
+            return admin.info(self._filesystem) | COUNTERS.describe()
         if command == "sync":
             await self._flush()
         if command == "snapshot":

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import click
 
-from tzfs.cli import care, history, lifecycle, mounting
+from tzfs.cli import care, history, lifecycle, looking, mounting
 from tzfs.cli.base import EXIT_STATUSES, State, pass_state, run
 
 
@@ -49,7 +49,7 @@ def tzfs(state: State, store: Path | None, debug: bool) -> None:  # noqa: FBT001
     state.debug = debug
 
 
-for _family in (lifecycle, mounting, history, care):
+for _family in (lifecycle, mounting, history, looking, care):
     for _command in _family.COMMANDS:
         tzfs.add_command(_command)
 

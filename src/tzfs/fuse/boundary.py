@@ -18,6 +18,7 @@ from pyfuse3 import FUSEError
 
 from tzfs import failpoints
 from tzfs.errors import FsError, StoreError
+from tzfs.fuse.counters import COUNTERS
 
 _log = logging.getLogger("tzfs.fuse")
 _requests = logging.getLogger("tzfs.request")
@@ -31,24 +32,28 @@ Handler = Callable[P, Coroutine[Any, Any, R]]
 
 
 def request(handler: Handler[P, R]) -> Handler[P, R]:
-    """Make `handler` raise nothing but FUSEError, and log each call at DEBUG.
+    """Make `handler` raise nothing but FUSEError, count each call, and log it at DEBUG.
 
     FsError and StoreError carry their errno; a bug is EIO, with its traceback in the log. At other log levels
     the cost is one `isEnabledFor`, which logging caches.
     """
     name = handler.__name__
+    counts, clock = COUNTERS.kind(name), time.perf_counter_ns
     handler = failpoints.point(f"handler.{name}")(handler)
 
     @functools.wraps(handler)
     async def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        if _requests.isEnabledFor(logging.DEBUG):
-            return await _logged(name, handler, args, kwargs)
+        began_ns = clock()
         try:
+            if _requests.isEnabledFor(logging.DEBUG):
+                return await _logged(name, handler, args, kwargs)
             return await handler(*args, **kwargs)
         except FUSEError:
             raise
         except Exception as error:  # noqa: BLE001 - the boundary is where every error ends
             raise FUSEError(errno_of(error, name, args)) from None
+        finally:
+            counts[(clock() - began_ns).bit_length()] += 1
 
     return wrapper
 

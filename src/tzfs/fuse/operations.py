@@ -32,6 +32,7 @@ from tzfs import files
 from tzfs.errors import CrossDevice, NoEntry, ReadOnly, Stale
 from tzfs.fuse.attributes import CACHED_S, attributes, changes, no_entry, statistics
 from tzfs.fuse.boundary import notice, request
+from tzfs.fuse.counters import COUNTERS
 from tzfs.fuse.handles import Handle, Handles, LookupCounts, Programs
 from tzfs.fuse.resync import Resync, StaleCaches, collect, write_out
 from tzfs.fuse.views import (
@@ -350,13 +351,17 @@ class Operations(pyfuse3.Operations):
     async def read(self, fh: int, off: int, size: int) -> bytes:
         """Read; files opened for writing only are read too, by the writeback cache."""
         handle = self._handles[fh]
-        return self._fs.read(handle.number, off, size, at=handle.at)
+        data = self._fs.read(handle.number, off, size, at=handle.at)
+        COUNTERS.bytes_read += len(data)
+        return data
 
     @request
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         """Write; the writer in the change log is who opened the file."""
         handle = self._handles[fh]
-        return self._fs.write(handle.number, off, buf, handle.caller, stamp=self._stamp)
+        written = self._fs.write(handle.number, off, buf, handle.caller, stamp=self._stamp)
+        COUNTERS.bytes_written += written
+        return written
 
     async def flush(self, fh: int) -> None:
         """Decline for good; see the module's text."""

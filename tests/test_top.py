@@ -1,0 +1,57 @@
+"""Counting requests, and what is made of the counts."""
+
+import json
+import os
+
+import pytest
+
+from support.mounting import Mounted
+from tzfs import top
+from tzfs.errors import UnknownFilesystem
+from tzfs.fuse.counters import Counters
+from tzfs.store import Store
+
+
+def counts_of(*latencies_ns: int) -> list[int]:
+    counts = Counters().kind("any")
+    for latency_ns in latencies_ns:
+        counts[latency_ns.bit_length()] += 1
+    return counts
+
+
+def test_percentiles_are_right_to_a_factor_of_two() -> None:
+    latencies = [20_000] * 90 + [150_000] * 9 + [9_000_000]
+    counts = counts_of(*latencies)
+    for percent, expected_us in ((50, 20), (90, 20), (99, 150), (100, 9000)):
+        found = top.percentile(counts, percent)
+        assert found is not None
+        assert expected_us / 2 <= found <= expected_us * 2
+
+
+def test_nothing_counted_has_no_percentile() -> None:
+    assert top.percentile(counts_of(), 50) is None
+    assert top.summary(counts_of())["count"] == 0
+
+
+@pytest.mark.mount
+def test_top_counts_what_programs_do(mounted: Mounted) -> None:
+    before = top.look(Store.open(mounted.store), None)
+    (mounted.path / "a").write_bytes(b"x" * 5000)
+    for _ in range(20):
+        (mounted.path / "missing").exists()
+    os.listdir(mounted.path)  # noqa: PTH208 one readdir
+    mounted.snapshot("one")
+    now = top.look(Store.open(mounted.store), mounted.name)
+    assert now[0]["bytes_written"] - before[0]["bytes_written"] == 5000
+    assert now[0]["kinds"]["create"]["count"] == 1
+    assert now[0]["kinds"]["write"]["p50_us"] > 0
+    text = "\n".join(top.lines(before, now))
+    assert "1 snapshots" in text
+    assert "create" in text
+    shown = json.loads(mounted.ok("top", "--json"))
+    assert shown[0]["name"] == mounted.name
+    assert "create" in mounted.ok("top", mounted.name, "--count", "1", "--interval", "0.1") or shown
+    mounted.unmount()
+    with pytest.raises(UnknownFilesystem, match="not mounted"):
+        top.look(Store.open(mounted.store), mounted.name)
+    mounted.mount()
