@@ -246,7 +246,8 @@ class Rollback:
         of one that was open then, and restoring its maps would make content that belongs to nobody.
         """
         volume = self._volume
-        numbers, contents = set(), set()
+        numbers: set[int] = set()
+        contents: set[int] = set()
         for k in ks:
             number = keys.number_of(k)
             if k[:1] != keys.INODE or self._is_ours(number):
