@@ -91,7 +91,7 @@ def name_cookie(name: bytes, salt: bytes) -> int:
     names of a million share a cookie with a chance of 5 in 10^8, and then still have keys of their own.
     """
     digest = hashlib.blake2b(name, digest_size=8, key=salt).digest()
-    cookie = _U64.unpack(digest)[0] & COOKIE_MAX
+    cookie: int = _U64.unpack(digest)[0] & COOKIE_MAX
     return max(cookie, COOKIE_FIRST)
 
 

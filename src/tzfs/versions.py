@@ -53,8 +53,8 @@ SCAN_PAGE: Final = 512
 
 
 _PAST_PAGE_MIN: Final = 16
-"""Records that a snapshot's scan reads at first: a listing asks for what fits into the kernel's buffer, and as
-a rule most of what stands there is seen. Where little is, the pages grow."""
+"""Records that a snapshot's scan reads at first: a listing asks for what fits into the kernel's buffer, and
+as a rule most of what stands there is seen. Where little is, the pages grow."""
 
 
 class Reader(Protocol):
