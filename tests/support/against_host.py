@@ -79,7 +79,7 @@ FORCED: Final = (TMPFILE, SAME_SIZE, UMASK, SET_GID, NO_ACL)
 
 
 _ACLS: Final = frozenset({acl.ACCESS, acl.DEFAULT})
-_EMPTY_ACL: Final = acl.encode(())
+_EMPTY_ACLS: Final = frozenset({b"", acl.encode(())})
 
 STEPS_PER_EXAMPLE: Final = 50
 
@@ -248,7 +248,7 @@ class AgainstHost(RuleBasedStateMachine):
     @rule(path=s.paths, pair=s.xattrs, flags=s.xattr_flags, follow=st.booleans(), who=s.users)
     def setxattr(self, path: bytes, pair: tuple[bytes, bytes], flags: int, follow: bool, who: User) -> None:
         """setxattr(2), of ACLs too."""
-        times = not (pair[1] == _EMPTY_ACL and self._lacks(path, pair[0]))
+        times = not (pair[1] in _EMPTY_ACLS and self._lacks(path, pair[0]))
         self.both("setxattr", path, *pair, flags, follow, user=who, times=times)
 
     @rule(path=s.paths, name=s.xattr_names, who=s.users)
