@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tzfs.errors import (
     Exists,
+    NameTooLong,
     NoAttribute,
     NoEntry,
     NotDirectory,
@@ -36,7 +37,7 @@ from tzfs.errors import (
     SnapshotMissing,
     Stale,
 )
-from tzfs.records import INODE_MAX, Caller, Inode, Snapshot
+from tzfs.records import INODE_MAX, NAME_MAX, Caller, Inode, Snapshot
 
 if TYPE_CHECKING:
     from tzfs.filesystem import Filesystem
@@ -179,6 +180,8 @@ class Views:
             return Seen(SNAPSHOTS_VIEW, self._snapshots_directory(directory))
         if name == b"..":
             return Seen(LIVE, self._fs.getattr(directory))
+        if len(name) > NAME_MAX:
+            raise NameTooLong(f"{len(name)} bytes, at most {NAME_MAX}")
         snapshot = self._fs.find_snapshot(name)
         inode = self._directory_at(directory, snapshot.txn)
         if inode is None:
