@@ -229,7 +229,7 @@ class Model:
 
     def _is_below(self, number: int, ancestor: int) -> bool:
         """Tell whether a directory is another one or stands below it; a removed one stands nowhere."""
-        while number not in {0, ROOT, ancestor}:
+        while number not in {ROOT, ancestor} and number in self.nodes:
             number = self.nodes[number].parent
         return number == ancestor
 
