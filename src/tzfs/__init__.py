@@ -25,6 +25,7 @@ they are first used: `import tzfs` alone, as the command line does it, costs not
 # admin, files     the commands that a filesystem answers
 # store, control   a directory of filesystems; the protocol of the socket
 # check, scrub     the invariants of docs/format.md; reading every byte
+# repair           mending what `check` finds
 # filesystem       the core: POSIX operations, one transaction each
 # history, reclaim, naming, directories, filedata, xattrs, acl, inodes, snapshots
 #                  one concept each; they stage into the caller's transaction

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from tzfs.filesystem import Filesystem
 
+    Invariant = Callable[["Filesystem", "_Scan"], Iterator[str]]
+
 _CHUNKS_A_PAGE: Final = 64
 """Chunks read at once: 64 MiB at the largest chunk size."""
 
@@ -66,8 +68,16 @@ def check(fs: Filesystem) -> list[Finding]:
     scan = _scan(fs)
     findings = []
     for number, (_, invariant) in INVARIANTS.items():
-        findings += [Finding(number, text) for text in invariant(fs, scan)]
+        findings += [Finding(number, text) for text in _violations(fs, scan, invariant)]
     return findings
+
+
+def _violations(fs: Filesystem, scan: _Scan, invariant: Invariant) -> Iterator[str]:
+    """Yield the violations of one invariant; a record that does not decode is one, and ends its search."""
+    try:
+        yield from invariant(fs, scan)
+    except CorruptRecord as error:
+        yield str(error)
 
 
 def _space(space: bytes) -> tuple[bytes, bytes]:
@@ -318,7 +328,7 @@ def _types_fit(_fs: Filesystem, scan: _Scan) -> Iterator[str]:
             yield f"inode {number} is no regular file and has content"
 
 
-INVARIANTS: dict[int, tuple[str, Callable[[Filesystem, _Scan], Iterator[str]]]] = {
+INVARIANTS: dict[int, tuple[str, Invariant]] = {
     1: ("every head decodes and was born by now", _heads_decode),
     2: ("every entry names an inode and stands in a directory", _entries_name_inodes),
     3: ("nlink counts the names, and the subdirectories", _links_are_counted),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -14,21 +15,34 @@ from tzfs.cli.base import REFUSED, Failure, State, pass_state
 from tzfs.cli.params import SIZE
 
 if TYPE_CHECKING:
+    from tzfs.catalog import FilesystemRow
     from tzfs.filesystem import Filesystem
     from tzfs.kv import RocksStore
     from tzfs.scrub import Damage
+    from tzfs.store import Store
+
+_REPAIRS_MAX: Final = 4
 
 
 @click.command()
 @click.argument("name")
+@click.option(
+    "--repair", "is_repaired", is_flag=True, help="Mend what can be mended, say what, and check again."
+)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @pass_state
-def check(state: State, name: str, *, as_json: bool) -> None:
-    """Check every invariant of a filesystem, mounted or not; damage is status 1."""
+def check(state: State, name: str, *, is_repaired: bool, as_json: bool) -> None:
+    """Check every invariant of a filesystem, mounted or not; damage is status 1.
+
+    A repair needs it unmounted. What cannot be put back where it was is in lost+found then.
+    """
     from tzfs.session import connect  # noqa: PLC0415
 
     store = state.open_store()
     row = store.get(name)
+    if is_repaired:
+        for text in _repair(store, row):
+            click.echo(f"tzfs: {output.escape(text)}", err=True)
     with connect(store, row) as session:
         findings = session.call("check")["findings"]
     if as_json:
@@ -38,12 +52,30 @@ def check(state: State, name: str, *, as_json: bool) -> None:
             click.echo(f"invariant {finding['invariant']}: {output.escape(finding['text'])}")
     if findings:
         raise Failure(
-            f"{row.full_name} is damaged, {len(findings)} findings: copy what is readable to a new "
-            "filesystem; docs/format.md explains the numbers",
+            f"{row.full_name} is damaged, {len(findings)} findings: `tzfs check --repair` mends what it can; "
+            "docs/format.md explains the numbers",
             REFUSED,
         )
     if not as_json:
         click.echo(f"{row.full_name} is clean")
+
+
+def _repair(store: Store, row: FilesystemRow) -> Iterator[str]:
+    """Repair, again while something was done: what is mended may show what else is to mend."""
+    from tzfs.errors import Mounted, WrongStatus  # noqa: PLC0415
+    from tzfs.repair import repair  # noqa: PLC0415
+    from tzfs.session import LocalSession, connect  # noqa: PLC0415
+
+    for _ in range(_REPAIRS_MAX):
+        with connect(store, row) as session:
+            if not isinstance(session, LocalSession):
+                raise Mounted(f"{row.full_name} is mounted: `tzfs umount {row.full_name}` before a repair")
+            if session.filesystem.read_only:
+                raise WrongStatus(f"{row.full_name} is archived: `tzfs unarchive {row.full_name}` first")
+            done = repair(session.filesystem)
+        yield from done
+        if not done:
+            return
 
 
 @click.command()
