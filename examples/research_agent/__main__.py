@@ -69,7 +69,7 @@ def run(workdir: Path, kill_every_s: float | None, **fields: object) -> None:
 
 @main.command()
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--limit", default=60, show_default=True, help="Workflows whose files are in the page.")
+@click.option("--limit", default=200, show_default=True, help="Workflows whose files are in the page.")
 @workdir_option
 def report(out: Path, limit: int, workdir: Path) -> None:
     """Write one HTML page about the last run."""

@@ -49,40 +49,44 @@ class Rates:
 def watch(runner: Runner) -> None:
     """Run `runner` in a thread and show it until it ends; Ctrl-C stops it and goes on showing."""
     failure: list[BaseException] = []
+    # Not `thread.is_alive`: in Python 3.11 a join that Ctrl-C interrupts takes the thread for ended.
+    ended = threading.Event()
 
     def work() -> None:
         try:
             runner.run()
         except BaseException as error:  # noqa: BLE001 raised again below
             failure.append(error)
+        finally:
+            ended.set()
 
     thread = threading.Thread(target=work)
     thread.start()
     console = Console()
     show = _watch_live if console.is_terminal else _watch_plain
-    while thread.is_alive():
+    while not ended.is_set():
         try:
-            show(console, runner.progress, thread)
+            show(console, runner.progress, ended)
         except KeyboardInterrupt:
             console.print("stopping: activities under way end first ...")
             runner.stop()
+    thread.join()
     if failure:
         raise failure[0]
 
 
-def _watch_live(console: Console, progress: Progress, thread: threading.Thread) -> None:
+def _watch_live(console: Console, progress: Progress, ended: threading.Event) -> None:
     rates = Rates()
     with Live(console=console, refresh_per_second=4, screen=False) as live:
-        while thread.is_alive():
+        while not ended.is_set():
             rates.look(progress.tally.operations)
             live.update(picture(progress, rates))
-            thread.join(REFRESH_S)
+            ended.wait(REFRESH_S)
         live.update(picture(progress, rates))
 
 
-def _watch_plain(_console: Console, progress: Progress, thread: threading.Thread) -> None:
-    while thread.is_alive():
-        thread.join(PLAIN_S)
+def _watch_plain(_console: Console, progress: Progress, ended: threading.Event) -> None:
+    while not ended.wait(PLAIN_S):
         print(line(progress), flush=True)
 
 

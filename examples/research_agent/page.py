@@ -76,12 +76,12 @@ def _row(row: dict[str, Any], attempts: list[dict[str, Any]], explorer: int | No
     badges = [Badge(row["status"], tone)]
     outcomes = collections.Counter(attempt["outcome"] for attempt in attempts)
     if outcomes["injected"]:
-        badges.append(Badge(f"{outcomes['injected']} failures", "warn"))
+        badges.append(Badge(f"{outcomes['injected']} failure{'s' * (outcomes['injected'] > 1)}", "warn"))
     if outcomes["killed"]:
         badges.append(Badge(f"daemon died {outcomes['killed']} times", "bad"))
     rollbacks = sum(attempt["recovered"] for attempt in attempts)
     if rollbacks:
-        badges.append(Badge(f"{rollbacks} rollbacks"))
+        badges.append(Badge(f"{rollbacks} rollback{'s' * (rollbacks > 1)}"))
     if row["error"]:
         badges.append(Badge(row["error"][:120], "bad"))
     return Row(row["name"], row["topic"], row["field"], badges, explorer)

@@ -288,9 +288,12 @@ class Runner:
         assert self.options.kill_every_s is not None
         while not self._ended.wait(self.options.kill_every_s):
             busy = sorted(self._busy)
-            if busy and self._kill(name := chance.choice(busy)):
-                self.progress.add(kills=1)
-                self.progress.event("kill", f"kill -9 of the daemon of {name}")
+            # Some of them wait for their mount, and have no daemon to kill.
+            for name in chance.sample(busy, len(busy)):
+                if self._kill(name):
+                    self.progress.add(kills=1)
+                    self.progress.event("kill", f"kill -9 of the daemon of {name}")
+                    break
 
     def _watch_for_stuck(self) -> None:
         """Kill a daemon under which an activity hangs, so that it gets ENOTCONN and is tried again."""
