@@ -12,7 +12,7 @@ from support.mounting import Mounted
 
 pytestmark = pytest.mark.mount
 
-EXAMPLES = 12
+EXAMPLES = 30
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
