@@ -308,6 +308,8 @@ class Daemon:
         """Run a command that came over the control socket."""
         if command == CHECKPOINT:
             return await self._checkpoint()
+        if command in admin.COMMANDS:
+            files.require_arguments(admin.COMMANDS[command], command, arguments)
         if command in files.COMMANDS:
             return await self._operations.run_file_command(command, arguments)
         if command == STATISTICS:

@@ -16,6 +16,8 @@ import functools
 import inspect
 import os
 import stat as modes
+import types
+import typing
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -346,11 +348,48 @@ def run(fs: Filesystem, command: str, arguments: Json) -> Outcome:
 
 def call(function: Callable[..., R], fs: Filesystem, command: str, arguments: Json) -> R:
     """Call a function with arguments that came from another process; `ControlError` if they do not fit."""
+    require_arguments(function, command, arguments)
+    return function(fs, **arguments)
+
+
+def require_arguments(function: Callable[..., object], command: str, arguments: Json) -> None:
+    """Raise `ControlError` unless `arguments` are of a function's names and types, besides the filesystem."""
     try:
-        _signature(function).bind(fs, **arguments)
+        _signature(function).bind(None, **arguments)
     except TypeError as error:
         raise ControlError(f"{command}: {error}: is the daemon of another version?") from None
-    return function(fs, **arguments)
+    kinds = _kinds(function)
+    for name, value in arguments.items():
+        if not _is_of(value, kinds[name]):
+            raise ControlError(f"{command}: {name} has another type: is the daemon of another version?")
+
+
+@functools.cache
+def _kinds(function: Callable[..., object]) -> dict[str, Any]:
+    """Return the types of a function's arguments."""
+    return typing.get_type_hints(function)
+
+
+def _is_of(value: object, kind: Any) -> bool:  # noqa: ANN401 - a type, or a form of typing
+    """Tell whether a value that came as JSON is of a type of an argument."""
+    if isinstance(kind, types.UnionType):
+        return any(_is_of(value, part) for part in typing.get_args(kind))
+    if typing.get_origin(kind) is list:
+        return isinstance(value, list) and all(_is_of(item, typing.get_args(kind)[0]) for item in value)
+    if kind is int:
+        return type(value) is int and -(2**63) <= value < 2**63
+    if kind is str:
+        return isinstance(value, str) and _is_name(value)
+    return not isinstance(kind, type) or isinstance(value, kind)
+
+
+def _is_name(text: str) -> bool:
+    """Tell whether a text stands for bytes; not all of JSON's surrogates do."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @functools.cache
