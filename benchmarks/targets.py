@@ -209,9 +209,9 @@ def tzfs(label: str = "tzfs") -> Iterator[TzfsTarget]:
         try:
             yield target
         finally:
-            if target.pid is not None:
-                with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
-                    target.unmount()
+            # Also when no pid is known: whoever ended us may have done it in the midst of a remount.
+            with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
+                target.unmount()
             target.abort()
 
 
