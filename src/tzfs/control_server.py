@@ -37,7 +37,7 @@ IDLE_S: Final = 60.0
 """How long a connection may be silent between two requests."""
 TRANSFER_S: Final = 10.0
 """How long a client may take to send a request that it began, or to take an answer."""
-_RECEIVE_BYTES: Final = 65536
+_RECEIVE_BYTES: Final = 1 << 18
 _UCRED = struct.Struct("3i")
 """struct ucred of unix(7): pid, uid, gid."""
 

@@ -3,6 +3,8 @@
 import errno
 import io
 import os
+import select
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -276,6 +278,37 @@ def test_a_tree_of_the_host_is_copied_in(fs: tzfs.Filesystem, tmp_path: Path) ->
     assert fs.stat("copy/d/run").st_mode & 0o777 == 0o755
 
 
+def test_a_write_beyond_the_quota_leaves_the_old_content(tmp_path: Path) -> None:
+    store = tzfs.Store.open(tmp_path / "store", create=True)
+    store.create("small", quota_bytes=100_000)
+    with store.open_filesystem("small") as fs:
+        fs.write_bytes("a", b"x" * 60_000)
+        fs.snapshot("keep")
+        error = refused(errors.NoSpace, OSError, lambda: fs.write_bytes("a", b"y" * 60_000))
+        assert "quota" in str(error)
+        assert fs.read_bytes("a") == b"x" * 60_000
+        fs.delete_snapshot("keep")
+        fs.write_bytes("a", b"y" * 60_000)
+        assert fs.check() == []
+
+
+def test_an_archived_filesystem_is_read_and_not_changed(tmp_path: Path) -> None:
+    store = tzfs.Store.open(tmp_path / "store", create=True)
+    store.create("old")
+    with store.open_filesystem("old") as fs:
+        fs.write_bytes("a", b"1")
+    assert store.archive("old").status == "archived"
+    with store.open_filesystem("old") as fs:
+        assert fs.read_bytes("a") == b"1"
+        refused(errors.ReadOnly, OSError, lambda: fs.write_bytes("a", b"2"))
+    store.delete("old")
+    refused(errors.WrongStatus, OSError, lambda: store.open_filesystem("old"))
+    assert [found.name for found in store.list()] == []
+    assert store.undelete("old").status == "archived"
+    refused(errors.UnknownFilesystem, FileNotFoundError, lambda: store.get("nothing"))
+    refused(errors.NameTaken, FileExistsError, lambda: store.create("old"))
+
+
 def test_a_closed_filesystem_says_so(tmp_path: Path) -> None:
     store = tzfs.Store.open(tmp_path / "store", create=True)
     store.create("lab")
@@ -296,6 +329,62 @@ def test_a_filesystem_is_found_again_when_it_was_mounted_and_unmounted_meanwhile
         assert fs.mountpoint is None
         fs.remove("a")
     shared.mount()
+
+
+@pytest.mark.mount
+def test_a_killed_daemon_costs_no_more_than_the_call_under_way(shared: Mounted) -> None:
+    store = tzfs.Store.open(shared.store)
+    with store.open_filesystem(shared.name) as fs:
+        fs.write_bytes("a", b"1")
+        pid = store.get(shared.name).pid
+        assert pid is not None
+        daemon = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(daemon, signal.SIGKILL)
+            assert select.select([daemon], [], [], 20)[0]
+        finally:
+            os.close(daemon)
+        assert fs.read_bytes("a") == b"1"
+        fs.write_bytes("a", b"2")
+    shared.mount()
+    assert (shared.path / "a").read_bytes() == b"2"
+    (shared.path / "a").unlink()
+
+
+@pytest.mark.mount
+def test_the_mount_and_many_clients_work_at_the_same_time(shared: Mounted) -> None:
+    failures: list[BaseException] = []
+
+    def by_api(number: int) -> None:
+        try:
+            with tzfs.Store.open(shared.store).open_filesystem(shared.name) as fs:
+                for step in range(15):
+                    fs.write_text(f"api-{number}", f"{number} {step}")
+                    assert (shared.path / f"api-{number}").read_text() == f"{number} {step}"
+                    fs.snapshot()
+        except BaseException as error:  # noqa: BLE001 a thread must tell
+            failures.append(error)
+
+    def by_mount(number: int) -> None:
+        try:
+            with tzfs.Store.open(shared.store).open_filesystem(shared.name) as fs:
+                for step in range(15):
+                    (shared.path / f"mount-{number}").write_text(f"{number} {step}")
+                    assert fs.read_text(f"mount-{number}") == f"{number} {step}"
+        except BaseException as error:  # noqa: BLE001 a thread must tell
+            failures.append(error)
+
+    threads = [
+        threading.Thread(target=work, args=(number,)) for work in (by_api, by_mount) for number in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert failures == []
+    with tzfs.Store.open(shared.store).open_filesystem(shared.name) as fs:
+        assert fs.check() == []
+        fs.rmtree("/")
 
 
 @pytest.mark.mount

@@ -123,6 +123,25 @@ def test_lists_are_filtered(run: Run) -> None:
     assert listed("--namespace", "team") == ["team/c"]
 
 
+def test_report_writes_one_page(run: Run, tmp_path: Path) -> None:
+    run("create", "lab")
+    change(tmp_path, "lab", b"a")
+    run("snapshot", "lab", "-m", "first")
+    out = tmp_path / "out.html"
+    assert run("report", "lab", str(out)) == (0, "", "")
+    text = out.read_text()
+    assert "lab: history" in text
+    assert '"labels":["first"]' in text
+    refused(run("report", "nothing", str(out)), base.NOT_FOUND, "nothing")
+
+
+def test_top_says_what_is_not_mounted(run: Run) -> None:
+    run("create", "lab")
+    assert run("top", "--json").json == []
+    assert run("top", "--count", "1", "--interval", "0.1").out == "nothing is mounted\n"
+    refused(run("top", "lab", "--json"), base.NOT_FOUND, "not mounted", "tzfs info")
+
+
 def test_deleting_asks(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     run("create", "lab")
     answers = iter([False, True])

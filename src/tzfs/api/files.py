@@ -56,6 +56,17 @@ class RawFile(io.RawIOBase):
         self._position += len(data)
         return len(data)
 
+    def readall(self) -> bytes:
+        """Read to the end in the largest slices there are; `io` would take 8 KiB at a time."""
+        self._require(can=self._can_read, what="reading")
+        parts = []
+        while True:
+            data = self._slice(self._position, SLICE_BYTES)[0]
+            self._position += len(data)
+            parts.append(data)
+            if len(data) < SLICE_BYTES:
+                return b"".join(parts)
+
     def _slice(self, offset: int, size: int) -> tuple[bytes, int]:
         """Return content, and the size of the file."""
         try:
