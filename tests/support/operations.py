@@ -222,7 +222,8 @@ class Tree:
 
 @contextmanager
 def _mapped(descriptor: int, *, shared: bool) -> Iterator[mmap.mmap]:
-    size = os.fstat(descriptor).st_size
+    status = os.fstat(descriptor)
+    size = status.st_size if stat.S_ISREG(status.st_mode) else mmap.PAGESIZE
     if size == 0:
         raise OSError(errno.EINVAL, "nothing to map")
     flags = mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE
