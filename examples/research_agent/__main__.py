@@ -9,6 +9,9 @@ from pathlib import Path
 
 import click
 
+from tzfs.errors import TzfsError
+from tzfs.mountpoint import require_fuse
+
 DEFAULT_WORKDIR = Path(tempfile.gettempdir()) / "tzfs-research"
 
 workdir_option = click.option(
@@ -48,6 +51,11 @@ def run(workdir: Path, kill_every_s: float | None, **fields: object) -> None:
         raise click.UsageError(
             "--kill-daemon-every needs --backend mount: without a mount there is no daemon"
         )
+    if fields["backend"] == "mount":
+        try:
+            require_fuse()
+        except TzfsError as error:
+            raise click.ClickException(f"{error}; or use --backend api, which mounts nothing") from None
     if (workdir / "store").exists():
         raise click.UsageError(f"{workdir} holds an earlier run: remove it, or name another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
@@ -73,6 +81,8 @@ def run(workdir: Path, kill_every_s: float | None, **fields: object) -> None:
 @workdir_option
 def report(out: Path, limit: int, workdir: Path) -> None:
     """Write one HTML page about the last run."""
+    if not (workdir / "manifest.db").exists():
+        raise click.ClickException(f"{workdir} holds no run: `run` makes one, --workdir names it")
     from .page import write  # noqa: PLC0415
 
     write(workdir, out, limit)
@@ -87,7 +97,10 @@ def browse(workflow: int, snapshot: str | None, workdir: Path) -> None:
     """Mount a workflow's filesystem and open a shell in SNAPSHOT, or in the present."""
     from .browse import shell  # noqa: PLC0415
 
-    sys.exit(shell(workdir, workflow, snapshot))
+    try:
+        sys.exit(shell(workdir, workflow, snapshot))
+    except TzfsError as error:
+        raise click.ClickException(str(error)) from None
 
 
 @main.command()

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from examples.research_agent import browse, dashboard, page
+from examples.research_agent.__main__ import main
 from examples.research_agent.activities import (
     DAMAGES,
     InjectedFailure,
@@ -137,6 +139,21 @@ def test_a_run_on_mounts_survives_killed_daemons() -> None:
         assert machine.mounts_under(workspace) == []
     finally:
         machine.remove_workspace(workspace)
+
+
+def test_what_cannot_work_is_said_in_one_line(tmp_path: Path) -> None:
+    runner = CliRunner()
+    for arguments, word in (
+        (["report", "out.html", "--workdir", str(tmp_path / "none")], "holds no run"),
+        (["browse", "7", "--workdir", str(tmp_path / "none")], "does not exist"),
+        (["run", "--backend", "api", "--kill-daemon-every", "1"], "needs --backend mount"),
+    ):
+        result = runner.invoke(main, arguments)
+        assert result.exit_code != 0
+        assert word in result.output
+    (tmp_path / "store").mkdir()
+    result = runner.invoke(main, ["run", "--backend", "api", "--workdir", str(tmp_path)])
+    assert "earlier run" in result.output
 
 
 def test_control_c_stops_cleanly_and_still_reports(tmp_path: Path) -> None:
