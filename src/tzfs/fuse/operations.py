@@ -22,7 +22,7 @@ import logging
 import os
 import stat
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pyfuse3
 import trio
@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from tzfs.filesystem import Filesystem
 
 _log = logging.getLogger("tzfs.fuse")
+
+T = TypeVar("T")
 
 Ctx = RequestContext
 
@@ -152,7 +154,7 @@ class Operations(pyfuse3.Operations):
         writing = self._handles.open_for_writing()
         if writing:
             concerned = files.concerned(self._fs, arguments)
-            await trio.to_thread.run_sync(write_out, self._among(writing, concerned))
+            await _in_thread(write_out, self._among(writing, concerned))
         result, changed = files.run(self._fs, command, arguments)
         if changed is not None:
             known = self._let_go(changed.inodes)
@@ -184,7 +186,7 @@ class Operations(pyfuse3.Operations):
         """Tell the kernel what changed without a request of its own; one at a time."""
         if self._resync is not None:
             async with self._telling:
-                await trio.to_thread.run_sync(self._resync.run, stale)
+                await _in_thread(self._resync.run, stale)
 
     # ----------------------------------------------------- names and attributes
 
@@ -480,3 +482,12 @@ def _refuse_leaving(st_ino: int) -> None:
     """Raise CrossDevice for what would make a file of a snapshot live."""
     if st_ino > INODE_MAX:
         raise CrossDevice("a snapshot's file cannot be moved or linked: copy it")
+
+
+async def _in_thread(function: Callable[[T], None], argument: T) -> None:
+    """Run what makes requests of this very mount.
+
+    When the daemon ends, nobody answers these any more: then the thread is left behind, and the kernel fails
+    its requests as soon as the mount is gone.
+    """
+    await trio.to_thread.run_sync(function, argument, abandon_on_cancel=True)
