@@ -66,10 +66,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _growth(figures: list[dict[str, float]], name: str) -> float:
-    """Return the mean of the last third of a run over that of the middle one."""
+    """Return the median of the last third of a run over that of the middle one."""
     third = max(1, len(figures) // 3)
     middle, last = figures[third : 2 * third] or figures, figures[-third:]
-    return statistics.mean(at[name] for at in last) / max(statistics.mean(at[name] for at in middle), 1e-9)
+    before = statistics.median(at[name] for at in middle)
+    return statistics.median(at[name] for at in last) / max(before, 1e-9)
 
 
 def _watch(mounted: Mounted, seconds: float, kept: int) -> list[dict[str, float]]:
