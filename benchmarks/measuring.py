@@ -82,6 +82,9 @@ QUICK = Sizes(
 
 Steps = Iterator[Sample]
 
+_REST = "what comes after"
+"""The case of which a target's note says why it has no further ones in a round."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -183,7 +186,12 @@ def _take_turn(part: Part, target: Target, steps: Steps, cases: dict[str, Case])
     keeps_turn = True
     while keeps_turn:
         with _watched(target):
-            sample = next(steps, None)
+            try:
+                sample = next(steps, None)
+            except OSError as error:
+                # A target that cannot do the work must not end the run of all others.
+                cases.setdefault(_REST, Case("")).notes[target.label] = str(error)
+                return False
             if part.settles:
                 target.settle()
         if sample is None:
