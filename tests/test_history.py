@@ -1,0 +1,156 @@
+"""Snapshots, pruning and rollback: histories that the model found once, each as short as it can be told."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+
+import pytest
+
+from support.faults import FaultyStore
+from tzfs import history
+from tzfs.check import check
+from tzfs.errors import NoEntry, StoreFull
+from tzfs.filesystem import Filesystem
+from tzfs.kv import Store
+from tzfs.records import NOBODY, AttributeChanges
+
+ROOT = 1
+CHUNK = 512
+CONTENT = bytes(range(250)) * 5
+"""Three chunks: the first is named by the inode, the others by a map."""
+
+
+@pytest.fixture
+def fs(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Filesystem]:
+    """Return a filesystem of small chunks, which is checked at the end and after all is reclaimed."""
+    monkeypatch.setattr(history, "KEYS_A_STEP", 3)
+    Filesystem.format(store, chunk_size=CHUNK)
+    fs = Filesystem(store)
+    yield fs
+    assert check(fs) == []
+    reclaim(fs)
+    assert check(fs) == []
+
+
+def reclaim(fs: Filesystem) -> None:
+    """Run reclaim to its end."""
+    while fs.reclaim():
+        pass
+
+
+def make_file(fs: Filesystem, name: bytes = b"f") -> int:
+    """Make a file of three chunks in the root directory."""
+    number = fs.mknod(ROOT, name, stat.S_IFREG | 0o644, 0, NOBODY).number
+    fs.write(number, 0, CONTENT, NOBODY, stamp=True)
+    return number
+
+
+def test_a_snapshot_of_an_unchanged_tree_is_a_new_one_when_the_last_one_was_deleted(fs: Filesystem) -> None:
+    fs.snapshot(b"empty")
+    make_file(fs)
+    fs.delete_snapshot(b"%d" % fs.snapshot().txn)
+    now = fs.snapshot()
+    assert now.labels == ()
+    assert fs.lookup(ROOT, b"f", now.txn).size == len(CONTENT)
+
+
+def test_what_changes_nothing_is_no_change_to_a_snapshot(fs: Filesystem) -> None:
+    number = make_file(fs)
+    taken = fs.snapshot().txn
+    fs.rename(old_parent=ROOT, old_name=b"f", new_parent=ROOT, new_name=b"f", caller=NOBODY)
+    assert fs.write(number, 10_000, b"", NOBODY, stamp=True) == 0
+    assert fs.getattr(number).size == len(CONTENT)
+    assert fs.snapshot().txn == taken
+
+
+@pytest.mark.parametrize("order", [[1, 2], [2, 1]], ids=["older first", "newer first"])
+def test_chunks_are_counted_off_once_while_deleted_snapshots_wait_for_pruning(
+    fs: Filesystem, order: list[int]
+) -> None:
+    number = make_file(fs)
+    fs.snapshot()
+    fs.setattr(number, AttributeChanges(mode=0o600), NOBODY)
+    fs.snapshot()
+    for txn in order:
+        fs.delete_snapshot(b"%d" % txn)
+    fs.write(number, 0, b"new", NOBODY, stamp=True)
+    fs.unlink(ROOT, b"f", NOBODY)
+    fs.release([number])
+    reclaim(fs)
+    assert fs.usage().stored_bytes == 0
+
+
+def test_an_orphan_is_removed_in_the_end_although_the_disk_was_full(store: Store) -> None:
+    faulty = FaultyStore(store)
+    Filesystem.format(faulty, chunk_size=CHUNK)
+    fs = Filesystem(faulty)
+    number = make_file(fs)
+    fs.unlink(ROOT, b"f", NOBODY)
+    fs.release([number])
+    faulty.fail_in = 0
+    with pytest.raises(StoreFull):
+        fs.reclaim()
+    reclaim(fs)
+    with pytest.raises(NoEntry):
+        fs.getattr(number)
+    assert fs.usage().stored_bytes == 0
+    assert check(fs) == []
+
+
+@pytest.mark.parametrize("change", ["truncate", "overwrite", "unlink"])
+def test_a_change_after_a_rollback_leaves_the_snapshots_their_chunks(fs: Filesystem, change: str) -> None:
+    number = make_file(fs)
+    fs.mkdir(ROOT, b"d", 0o755, NOBODY)
+    goal = fs.snapshot().txn
+    fs.rmdir(ROOT, b"d", NOBODY)
+    present, _ = fs.rollback(b"%d" % goal)
+    if change == "truncate":
+        fs.setattr(number, AttributeChanges(size=0), NOBODY)
+    elif change == "overwrite":
+        fs.write(number, 0, bytes(len(CONTENT)), NOBODY, stamp=True)
+    else:
+        fs.unlink(ROOT, b"f", NOBODY)
+        fs.release([number])
+    reclaim(fs)
+    for txn in (goal, present.txn):
+        assert fs.read(number, 0, 10_000, txn) == CONTENT
+
+
+def test_a_rollback_empties_the_directory_that_it_removes(fs: Filesystem) -> None:
+    number = make_file(fs)
+    fs.snapshot(b"goal")
+    directory = fs.mkdir(ROOT, b"d", 0o755, NOBODY).number
+    fs.link(number, directory, b"g", NOBODY)
+    fs.rollback(b"goal")
+    assert (fs.getattr(directory).nlink, fs.getattr(directory).size) == (0, 0)
+    assert fs.getattr(number).nlink == 1
+
+
+def test_a_file_without_a_name_at_the_goal_keeps_the_content_it_had_there(fs: Filesystem) -> None:
+    number = make_file(fs)
+    fs.snapshot(b"named")
+    fs.unlink(ROOT, b"f", NOBODY)
+    nameless, _ = fs.rollback(b"named")
+    assert fs.lookup(ROOT, b"f").number == number
+    fs.rollback(b"%d" % nameless.txn)
+    assert fs.getattr(number).nlink == 0
+    assert fs.read(number, 0, 10_000) == CONTENT
+
+
+def test_a_rollback_of_many_steps_may_pass_the_limit_of_inodes_in_between(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "KEYS_A_STEP", 1)
+    Filesystem.format(store, chunk_size=CHUNK, inodes_max=5)
+    fs = Filesystem(store)
+    for generation in (b"a", b"b"):
+        for number in range(4):
+            fs.mknod(ROOT, generation + b"%d" % number, stat.S_IFREG | 0o644, 0, NOBODY)
+        if generation == b"a":
+            fs.snapshot(b"goal")
+            for number in range(4):
+                fs.unlink(ROOT, b"a%d" % number, NOBODY)
+    fs.rollback(b"goal")
+    assert sorted(entry.name for entry in fs.readdir(ROOT, 0, 9)) == [b"a0", b"a1", b"a2", b"a3"]
+    assert check(fs) == []
