@@ -223,6 +223,11 @@ class AgainstHost(RuleBasedStateMachine):
         for mode in (os.R_OK, os.W_OK, os.X_OK):
             self.both("access", path, mode, user=who)
 
+    @rule(path=s.paths, gone=s.names, made=s.names, who=s.users)
+    def list_changing(self, path: bytes, gone: bytes, made: bytes, who: User) -> None:
+        """readdir(3) while names come and go, and rewinddir(3)."""
+        self.both("list_changing", path, gone, made, user=who)
+
     # ------------------------------------------------------------------------------- attributes
 
     @rule(path=s.paths, mode=s.modes, who=s.users)

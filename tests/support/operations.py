@@ -14,7 +14,7 @@ import mmap
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from support import syscalls
@@ -92,6 +92,21 @@ class Tree:
             return sorted(os.fsencode(name) for name in os.listdir(descriptor))
         finally:
             os.close(descriptor)
+
+    def list_changing(self, path: bytes, gone: bytes, made: bytes) -> tuple[list[bytes], list[bytes]]:
+        """Begin a listing, remove and make a name, end it, rewind; return what stood, and then what is there.
+
+        Whether a listing shows what comes or goes meanwhile is each filesystem's own; once rewound it must.
+        """
+        with syscalls.DirectoryStream(self._at(path)) as stream:
+            begun = stream.read()
+            with suppress(OSError):
+                os.unlink(self._at(path) + b"/" + gone)
+            with suppress(OSError):
+                os.mkdir(self._at(path) + b"/" + made)
+            stood = [name for name in stream.names() if name != begun and name not in {gone, made}]
+            stream.rewind()
+            return sorted(stood), sorted(stream.names())
 
     # ------------------------------------------------------------------------------- attributes
 

@@ -40,6 +40,8 @@ paths = st.integers(0, 11).flatmap(
 )
 """Nearly all are one or two of three names deep, so that most of them mean something after a few steps."""
 
+names = st.sampled_from(_NAMES)
+
 targets = st.sampled_from([b"a", b"b", b"c", b"a/b", b"../b", b".", b"nowhere", b"x" * 4000])
 
 modes = st.one_of(
