@@ -69,9 +69,14 @@ def _measure(
     part: Part, against: dict[str, Path], sizes: Sizes, rounds: int, progress: Console
 ) -> tuple[dict[str, Case], list[str]]:
     """Run one part; return what was measured, and the labels in the order of the tables."""
-    with _targets(part, against, sizes) as made:
-        cases = measuring.run(part, made, sizes, rounds, lambda text: progress.print(text, style="dim"))
-        return cases, [target.label for target in made]
+    cases: dict[str, Case] = {}
+    labels: list[str] = []
+    for number in range(rounds if part.is_fresh else 1):
+        progress.print(f"{part.title}: round {number + 1}" if part.is_fresh else part.title, style="dim")
+        with _targets(part, against, sizes) as made:
+            labels = [target.label for target in made]
+            measuring.run(part, made, sizes, 1 if part.is_fresh else rounds, cases)
+    return cases, labels
 
 
 @click.command()

@@ -130,7 +130,7 @@ def label_of(snapshots: int) -> str:
 
 
 PARTS = (
-    Part("history", "take", take, on_tzfs_only=True),
+    Part("history", "take", take, on_tzfs_only=True, is_fresh=True),
     Part("history", "past", past, on_tzfs_only=True),
     Part("history", "behind", behind, on_tzfs_only=True, settles=False),
 )

@@ -91,6 +91,7 @@ class Part:
     """A part of a family. run: the steps on one target. on_tzfs_only: it asks for snapshots or a daemon.
 
     settles: after each step what is dirty is written out, so that the next target does not pay for it.
+    is_fresh: each round wants new targets, as what it measures grows.
     """
 
     family: str
@@ -98,6 +99,7 @@ class Part:
     run: Callable[[Target, Sizes], Steps]
     on_tzfs_only: bool = False
     settles: bool = True
+    is_fresh: bool = False
 
     @property
     def title(self) -> str:
@@ -205,17 +207,8 @@ def _take_turn(part: Part, target: Target, steps: Steps, cases: dict[str, Case])
     return True
 
 
-def run(
-    part: Part,
-    targets: list[Target],
-    sizes: Sizes,
-    rounds: int,
-    tell: Callable[[str], None] = lambda _: None,
-) -> dict[str, Case]:
-    """Run a part on all targets, `rounds` times, and return what was measured."""
-    cases: dict[str, Case] = {}
+def run(part: Part, targets: list[Target], sizes: Sizes, rounds: int, cases: dict[str, Case]) -> None:
+    """Run a part on all targets, `rounds` times; what is measured goes into `cases`."""
     for number in range(rounds):
-        tell(f"{part.title}: round {number + 1} of {rounds}")
         first = number % len(targets)
         run_round(part, targets[first:] + targets[:first], sizes, cases)
-    return cases

@@ -72,4 +72,4 @@ def _written(target: TzfsTarget) -> Steps:
         )
 
 
-PARTS = (Part("scale", "tree", tree, on_tzfs_only=True),)
+PARTS = (Part("scale", "tree", tree, on_tzfs_only=True, is_fresh=True),)
