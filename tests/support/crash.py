@@ -33,7 +33,7 @@ from tzfs.kv import RocksStore
 from tzfs.session import connect
 from tzfs.store import Store
 
-POINTS_MAX = 4
+POINTS_MAX = int(os.environ.get("TZFS_TEST_POINTS", "2"))
 """Crashes of one operation at one point; where it is passed more often, some are drawn."""
 
 
