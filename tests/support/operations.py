@@ -104,7 +104,8 @@ class Tree:
                 os.unlink(self._at(path) + b"/" + gone)
             with suppress(OSError):
                 os.mkdir(self._at(path) + b"/" + made)
-            stood = [name for name in stream.names() if name != begun and name not in {gone, made}]
+            listed = [begun or b"", *stream.names()]
+            stood = [name for name in listed if name not in {b".", b"..", gone, made}]
             stream.rewind()
             return sorted(stood), sorted(stream.names())
 
