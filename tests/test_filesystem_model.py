@@ -157,17 +157,40 @@ class FilesystemMachine(ModelMachine):
             offset = 0 if size > SIZE_MAX else max(size - back, 0)
             self._write(number, offset, bytes([fill]) * length, caller)
 
-    @rule(at=picks, size=sizes)
-    def truncate(self, at: int, size: int) -> None:
+    @rule(at=picks, name=names, length=lengths, fill=picks, caller=callers)
+    def put(self, at: int, name: bytes, length: int, fill: int, caller: Caller) -> None:
+        """Write a file whole, in one transaction: a new one, or all of one that is there."""
+        parent, name = self._pick_entry(at, name, lambda n: at > 200 or n.is_regular)
+        data, had_room = bytes([fill]) * length, self._has_room(length, 0)
+        number = self.model.nodes[parent].entries.get(name)
+        if number is None:
+            refusals = self.model.make_refusals(parent, name)
+        else:
+            refusals = self.model.place_refusals(parent, name) | self.model.resize_refusals(number)
+        try:
+            inode = self._run(refusals, lambda: self.fs.put(parent, name, data, 0o640, caller))
+        except errors.NoSpace:
+            assert not had_room
+            return
+        if inode is None:
+            return
+        if number is None:
+            self.numbers_seen.add(inode.number)
+            self.model.make(inode.number, parent, name, Node(stat.S_IFREG | 0o640, caller.uid, caller.gid))
+        self.model.resize(inode.number, 0)
+        self.model.write(inode.number, 0, data)
+        assert inode == self.fs.lookup(parent, name)
+
+    @rule(at=picks, size=sizes, caller=callers)
+    def truncate(self, at: int, size: int, caller: Caller) -> None:
         number = self._pick(at, lambda n: at > 240 or n.is_regular)
         if number is None:
             return
-        root = Caller(0, 0, 1, b"root")
         had_room = self._has_room(0, size)
         refusals = self.model.resize_refusals(number)
         try:
             done = self._run(
-                refusals, lambda: self.fs.setattr(number, AttributeChanges(size=size), root), number
+                refusals, lambda: self.fs.setattr(number, AttributeChanges(size=size), caller), number
             )
         except errors.NoSpace:
             assert not had_room
@@ -175,6 +198,7 @@ class FilesystemMachine(ModelMachine):
         if done:
             assert done.size == size
             self.model.resize(number, size)
+            self.model.drop_set_id(number, caller)
 
     @rule(at=picks, caller=callers)
     def truncate_on_open(self, at: int, caller: Caller) -> None:
@@ -184,6 +208,8 @@ class FilesystemMachine(ModelMachine):
         if self._run(set(), lambda: self.fs.truncate_on_open(number, caller), number):
             self.model.resize(number, 0)
             self.model.drop_set_id(number, caller)
+            if caller.uid != 0:
+                self.model.nodes[number].xattrs.pop(b"security.capability", None)
 
     @rule(at=picks, offset=offsets, size=sizes)
     def read(self, at: int, offset: int, size: int) -> None:
@@ -192,16 +218,17 @@ class FilesystemMachine(ModelMachine):
             expected = bytes(self.model.nodes[number].data[offset : offset + size])
             assert self.fs.read(number, offset, size) == expected
 
-    @rule(at=picks, mode=st.none() | modes, owner=st.none() | st.integers(0, 3))
-    def change_mode_and_owner(self, at: int, mode: int | None, owner: int | None) -> None:
+    @rule(at=picks, mode=st.none() | modes, owner=st.none() | st.integers(0, 3), caller=callers)
+    def change_mode_and_owner(self, at: int, mode: int | None, owner: int | None, caller: Caller) -> None:
         number = self._pick(at)
         assert number is not None
-        root = Caller(0, 0, 1, b"root")
         changes = AttributeChanges(mode=mode, uid=owner, gid=owner, mtime_ns=-at)
-        inode = self._run(set(), lambda: self.fs.setattr(number, changes, root), number)
+        inode = self._run(set(), lambda: self.fs.setattr(number, changes, caller), number)
         if inode:
             node = self.model.nodes[number]
             node.mode = node.mode if mode is None else stat.S_IFMT(node.mode) | mode
+            if owner is not None and not node.is_directory:
+                self.model.drop_set_id(number, caller)
             node.uid, node.gid = (node.uid, node.gid) if owner is None else (owner, owner)
             assert inode.mtime_ns == -at
             assert inode == self.fs.getattr(number)

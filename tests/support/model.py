@@ -299,11 +299,10 @@ class Model:
         content.extend(bytes(size - len(content)))
 
     def drop_set_id(self, number: int, caller: Caller) -> None:
-        """Do what a write by `caller` does to set-ID bits and capabilities; the caller has its one group."""
+        """Do what a write by `caller` does to set-ID bits; the caller has its one group."""
         node = self.nodes[number]
         if caller.uid == 0:
             return
         node.mode &= ~stat.S_ISUID
         if node.mode & stat.S_IXGRP or caller.gid != node.gid:
             node.mode &= ~stat.S_ISGID
-        node.xattrs.pop(b"security.capability", None)
