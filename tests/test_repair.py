@@ -19,7 +19,7 @@ from tzfs.records import AttributeChanges, Counters, encode_counters
 from tzfs.repair import repair
 from tzfs.session import connect
 from tzfs.store import Store
-from tzfs.versions import scan_store
+from tzfs.versions import scan_all
 
 
 def mended(engine: MemoryStore) -> tuple[Filesystem, list[str]]:
@@ -62,7 +62,7 @@ def _lost_entry(fs: Filesystem) -> None:
 
 def _lost_chunk(fs: Filesystem) -> None:
     inode = fs.lookup(1, b"big")
-    (key, _), *_ = scan_store(fs.store, *keys.chunks(inode.content))
+    (key, _), *_ = scan_all(fs.store, *keys.chunks(inode.content))
     fs.store.write({key: None})
 
 
@@ -78,7 +78,7 @@ def _wrong_nlink(fs: Filesystem) -> None:
 
 
 def _lost_mark(fs: Filesystem) -> None:
-    for key, _ in scan_store(fs.store, *keys.meta_range(b"O")):
+    for key, _ in scan_all(fs.store, *keys.meta_range(b"O")):
         fs.store.write({key: None})
 
 
@@ -141,7 +141,7 @@ def test_any_record_may_be_lost() -> None:
         rng = random.Random(seed)
         engine = MemoryStore()
         fs = prepare(engine)
-        pairs = list(scan_store(engine, keys.HEAD, b"i")) + list(scan_store(engine, *keys.meta_range(b"O")))
+        pairs = list(scan_all(engine, keys.HEAD, b"i")) + list(scan_all(engine, *keys.meta_range(b"O")))
         gone = {key: None for key, _ in rng.sample(pairs, 5)}
         engine.write(gone)
         try:

@@ -25,7 +25,7 @@ from tzfs.records import (
     decode_xattr,
 )
 from tzfs.snapshots import require_label
-from tzfs.versions import Past, scan_store
+from tzfs.versions import Past, scan_all
 from tzfs.volume import ROOT
 
 if TYPE_CHECKING:
@@ -87,9 +87,9 @@ def _space(space: bytes) -> tuple[bytes, bytes]:
 
 def _scan(fs: Filesystem) -> _Scan:
     scan = _Scan({}, defaultdict(list), Counter(), defaultdict(dict), Counter(), {}, {}, [])
-    for key, value in scan_store(fs.store, *_space(keys.DATA), page=_CHUNKS_A_PAGE):
+    for key, value in scan_all(fs.store, *_space(keys.DATA), page=_CHUNKS_A_PAGE):
         scan.stored[keys.split_chunk(key)] = len(value)
-    for key, value in scan_store(fs.store, *_space(keys.HEAD)):
+    for key, value in scan_all(fs.store, *_space(keys.HEAD)):
         k = key[1:]
         try:
             birth, _, payload = decode_head(value)
@@ -193,7 +193,7 @@ def _unreachable(scan: _Scan) -> Iterator[int]:
 
 
 def _orphans_are_marked(fs: Filesystem, scan: _Scan) -> Iterator[str]:
-    marked = {keys.meta_number(key) for key, _ in scan_store(fs.store, *keys.meta_range(b"O"))}
+    marked = {keys.meta_number(key) for key, _ in scan_all(fs.store, *keys.meta_range(b"O"))}
     orphans = {number for number, inode in scan.inodes.items() if inode.nlink == 0}
     for number in orphans ^ marked:
         yield f"inode {number} is {'an orphan without a mark' if number in orphans else 'marked as orphan'}"
@@ -224,9 +224,9 @@ def _maps_belong(fs: Filesystem, scan: _Scan) -> Iterator[str]:
 
 
 def _past_is_ordered(fs: Filesystem, scan: _Scan) -> Iterator[str]:
-    pruned = not any(True for _ in scan_store(fs.store, *keys.meta_range(b"P")))
+    pruned = not any(True for _ in scan_all(fs.store, *keys.meta_range(b"P")))
     previous_k, previous_until = b"", 0
-    for key, value in scan_store(fs.store, *_space(keys.PAST)):
+    for key, value in scan_all(fs.store, *_space(keys.PAST)):
         k, until = keys.split_past(key)
         birth, _, payload = decode_head(value)
         named_chunks(k, payload)
@@ -244,7 +244,7 @@ def _past_is_ordered(fs: Filesystem, scan: _Scan) -> Iterator[str]:
 def _chunks_are_named(fs: Filesystem, scan: _Scan) -> Iterator[str]:
     named = set()
     for space in (keys.HEAD, keys.PAST):
-        for key, value in scan_store(fs.store, *_space(space)):
+        for key, value in scan_all(fs.store, *_space(space)):
             k = key[1:] if space == keys.HEAD else keys.split_past(key)[0]
             for content, index, slot in named_chunks(k, decode_head(value).payload):
                 named.add((content, index, slot.birth, slot.length))
@@ -274,7 +274,7 @@ def _counters_are_exact(fs: Filesystem, scan: _Scan) -> Iterator[str]:
 def _changes_are_logged(fs: Filesystem, scan: _Scan) -> Iterator[str]:
     oldest = fs.versions.sealed[0] if fs.versions.sealed else fs.txn
     logged = set()
-    for key, value in scan_store(fs.store, *_space(keys.LOG)):
+    for key, value in scan_all(fs.store, *_space(keys.LOG)):
         decode_log(value)
         txn, k = keys.split_log(key)
         logged.add((txn, k))
@@ -307,7 +307,7 @@ def _snapshots_are_sound(fs: Filesystem, _heads: _Scan) -> Iterator[str]:
 def _past_entries_name_inodes(fs: Filesystem, _heads: _Scan) -> Iterator[str]:
     """Look at each superseded entry from the last snapshot that sees it, and at the inode it names there."""
     lower, upper = keys.kind_range(keys.ENTRY)
-    for key, value in scan_store(fs.store, keys.PAST + lower, keys.PAST + upper):
+    for key, value in scan_all(fs.store, keys.PAST + lower, keys.PAST + upper):
         k, until = keys.split_past(key)
         birth, _, payload = decode_head(value)
         snapshot = fs.versions.before(until + 1)

@@ -23,7 +23,7 @@ from tzfs.records import (
     encode_mark,
     encode_superblock,
 )
-from tzfs.versions import Past, scan_store
+from tzfs.versions import Past, scan_all
 from tzfs.volume import ROOT, Transaction
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def touched(volume: Volume, first: int, last: int) -> dict[bytes, LogRecord]:
     """Return every K that changed in the txns `first` to `last`, and its last log record there."""
     return {
         keys.split_log(key)[1]: decode_log(value)
-        for key, value in scan_store(volume.store, *keys.log_range(first, last))
+        for key, value in scan_all(volume.store, *keys.log_range(first, last))
     }
 
 

@@ -18,7 +18,7 @@ from tzfs import failpoints, filedata, inodes, keys
 from tzfs.errors import NoEntry, StoreError
 from tzfs.keys import SEGMENT_CHUNKS
 from tzfs.records import NOBODY, Head, Slot, decode_head, decode_map, head_payload
-from tzfs.versions import SCAN_PAGE, scan_store
+from tzfs.versions import SCAN_PAGE, scan_all
 from tzfs.volume import Transaction
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Reclaim:
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
         self._ready: deque[int] = deque(
-            keys.meta_number(key) for key, _ in scan_store(volume.store, *keys.meta_range(b"O"))
+            keys.meta_number(key) for key, _ in scan_all(volume.store, *keys.meta_range(b"O"))
         )
         self._prunings = deque(sorted(volume.unpruned))
         self._cursor = b""
@@ -131,7 +131,7 @@ class Reclaim:
         lower, upper = keys.past_from(k, gone)
         if following:
             upper = keys.past(k, following)
-        for key, value in scan_store(self._volume.store, lower, upper):
+        for key, value in scan_all(self._volume.store, lower, upper):
             head = decode_head(value)
             _, until = keys.split_past(key)
             if not txn.versions.sees(head.birth, until):

@@ -35,7 +35,7 @@ from tzfs.records import (
     encode_map,
     encode_mark,
 )
-from tzfs.versions import Past, scan_store
+from tzfs.versions import Past, scan_all
 from tzfs.volume import ROOT, Transaction
 
 LOST_AND_FOUND: Final = b"lost+found"
@@ -78,9 +78,9 @@ class _Repair:
 
     def _load(self) -> None:
         store = self._fs.store
-        for key, value in scan_store(store, keys.DATA, bytes((keys.DATA[0] + 1,)), page=64):
+        for key, value in scan_all(store, keys.DATA, bytes((keys.DATA[0] + 1,)), page=64):
             self._stored[keys.split_chunk(key)] = len(value)
-        for key, value in scan_store(store, keys.HEAD, bytes((keys.HEAD[0] + 1,))):
+        for key, value in scan_all(store, keys.HEAD, bytes((keys.HEAD[0] + 1,))):
             k = key[1:]
             try:
                 self._collect(k, decode_head(value).payload)
@@ -223,7 +223,7 @@ class _Repair:
             places[number].append(entry)
             listed[entry.parent] += 1
             subdirectories[entry.parent] += self._inodes[number].is_directory
-        for key, _ in scan_store(self._fs.store, *keys.meta_range(b"O")):
+        for key, _ in scan_all(self._fs.store, *keys.meta_range(b"O")):
             if keys.meta_number(key) not in self._inodes:
                 self._txn.delete_raw(key)
                 self._say(f"inode {keys.meta_number(key)} is lost and was left to reclaim")
@@ -261,7 +261,7 @@ class _Repair:
     def _drop_loose(self) -> None:
         """Remove what belongs to nothing: attributes, maps, past records that no snapshot sees, chunks."""
         txn, store = self._txn, self._fs.store
-        for key, _ in scan_store(store, keys.HEAD + keys.XATTR, keys.HEAD + bytes((keys.XATTR[0] + 1,))):
+        for key, _ in scan_all(store, keys.HEAD + keys.XATTR, keys.HEAD + bytes((keys.XATTR[0] + 1,))):
             if keys.number_of(key[1:]) not in self._inodes:
                 txn.remove(key[1:])
                 self._say(f"an extended attribute of the lost inode {keys.number_of(key[1:])} was removed")
@@ -291,7 +291,7 @@ class _Repair:
     def _named_in_past(self) -> set[tuple[int, int, int]]:
         """Mend the past, that which this repair supersedes included; return the chunks that it names."""
         named: set[tuple[int, int, int]] = set()
-        past = dict(scan_store(self._fs.store, keys.PAST, bytes((keys.PAST[0] + 1,))))
+        past = dict(scan_all(self._fs.store, keys.PAST, bytes((keys.PAST[0] + 1,))))
         past |= {
             key: old for key, old in self._txn.staged.items() if key[:1] == keys.PAST and old is not None
         }
@@ -343,7 +343,7 @@ class _Repair:
         """Log the changes that the log does not know, so that diff and rollback see them."""
         sealed = self._fs.versions.sealed
         oldest = sealed[0] if sealed else self._fs.txn
-        for key, value in scan_store(self._fs.store, keys.HEAD, bytes((keys.HEAD[0] + 1,))):
+        for key, value in scan_all(self._fs.store, keys.HEAD, bytes((keys.HEAD[0] + 1,))):
             if key in self._txn.staged:
                 continue
             birth = decode_head(value).birth

@@ -21,7 +21,7 @@ from tzfs.records import (
     encode_snapshot,
     encode_superblock,
 )
-from tzfs.versions import scan_store
+from tzfs.versions import scan_all
 
 if TYPE_CHECKING:
     from tzfs.volume import Volume
@@ -48,7 +48,7 @@ class Snapshots:
         self._volume = volume
         self._rows: dict[int, Snapshot] = {}
         self._labels: dict[bytes, int] = {}
-        for key, value in scan_store(volume.store, *keys.meta_range(b"S")):
+        for key, value in scan_all(volume.store, *keys.meta_range(b"S")):
             self._remember(decode_snapshot(keys.meta_number(key), value))
 
     def _remember(self, row: Snapshot) -> None:

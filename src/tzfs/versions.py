@@ -70,22 +70,19 @@ class Reader(Protocol):
         """Return the bytes under a key that is not versioned (a chunk)."""
 
 
-def scan_all(reader: Reader, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield every (K, payload) of a range, page by page; what changes behind the cursor is not seen."""
-    while True:
-        page = reader.scan(lower, upper, SCAN_PAGE)
-        yield from page
-        if len(page) < SCAN_PAGE:
-            return
-        lower = page[-1][0] + b"\0"
+class Scannable(Protocol):
+    """What can be scanned: a store by its keys, a reader by K."""
+
+    def scan(self, lower: bytes, upper: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """See `Store.scan` and `Reader.scan`."""
 
 
-def scan_store(
-    store: Store, lower: bytes, upper: bytes, page: int = SCAN_PAGE
+def scan_all(
+    source: Scannable, lower: bytes, upper: bytes, page: int = SCAN_PAGE
 ) -> Iterator[tuple[bytes, bytes]]:
-    """Yield every (key, value) of a range of the store, `page` records at a time."""
+    """Yield every pair of a range, `page` at a time; what changes behind the cursor is not seen."""
     while True:
-        pairs = store.scan(lower, upper, page)
+        pairs = source.scan(lower, upper, page)
         yield from pairs
         if len(pairs) < page:
             return

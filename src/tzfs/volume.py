@@ -27,7 +27,7 @@ from tzfs.records import (
     encode_mark,
     encode_superblock,
 )
-from tzfs.versions import VersionedBatch, Versions, scan_store
+from tzfs.versions import VersionedBatch, Versions, scan_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,19 +59,19 @@ class Volume:
         counters = store.get(keys.COUNTERS)
         if counters is None:
             raise CorruptRecord("the counters are missing")
-        sealed = [keys.meta_number(key) for key, _ in scan_store(store, *keys.meta_range(b"S"))]
+        sealed = [keys.meta_number(key) for key, _ in scan_all(store, *keys.meta_range(b"S"))]
         self.store = store
         self.superblock = superblock
         self.counters = decode_counters(counters)
         self.versions = Versions(store, superblock.txn, sealed, superblock.rollback_txn)
         self.dead = {
             keys.meta_number(key): decode_mark(value)
-            for key, value in scan_store(store, *keys.meta_range(b"D"))
+            for key, value in scan_all(store, *keys.meta_range(b"D"))
         }
         """Contents that no live inode uses, and the txn in which each died: work for reclaim."""
         self.require_room: Callable[[int], None] = _unlimited
         """Raises `NoSpace` if the host's disk has no room for so many bytes; whoever has a disk sets it."""
-        self.unpruned = {keys.meta_number(key) for key, _ in scan_store(store, *keys.meta_range(b"P"))}
+        self.unpruned = {keys.meta_number(key) for key, _ in scan_all(store, *keys.meta_range(b"P"))}
         """Snapshots that are deleted and have left past records that no snapshot sees: work for reclaim."""
 
     @staticmethod
