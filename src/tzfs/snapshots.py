@@ -37,7 +37,7 @@ def require_label(label: bytes) -> None:
         raise NameTooLong(f"label of {len(label)} bytes, at most {NAME_MAX}")
     if not _LABEL.fullmatch(label) or _NUMBER.fullmatch(label) or label in {LATEST, b".", b".."}:
         raise Invalid(
-            f"label {label!r}: letters, digits and ._- only, no number alone, and not {LATEST.decode()!r}"
+            f"label {label.decode(errors='backslashreplace')!r}: letters, digits and ._- only, no number alone, and not {LATEST.decode()!r}"
         )
 
 
