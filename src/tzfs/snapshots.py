@@ -36,8 +36,9 @@ def require_label(label: bytes) -> None:
     if len(label) > NAME_MAX:
         raise NameTooLong(f"label of {len(label)} bytes, at most {NAME_MAX}")
     if not _LABEL.fullmatch(label) or _NUMBER.fullmatch(label) or label in {LATEST, b".", b".."}:
+        shown = label.decode(errors="backslashreplace")
         raise Invalid(
-            f"label {label.decode(errors='backslashreplace')!r}: letters, digits and ._- only, no number alone, and not {LATEST.decode()!r}"
+            f"label {shown!r}: letters, digits and ._- only, no number alone, and not {LATEST.decode()!r}"
         )
 
 
