@@ -117,7 +117,25 @@ def socket_address(directory: Path) -> Iterator[str]:
         os.close(descriptor)
 
 
-class Client:
+class Closing:
+    """A context manager by way of `close`."""
+
+    def close(self) -> None:
+        """Let go of what is held."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+class Client(Closing):
     """A connection to the daemon of one mounted filesystem."""
 
     def __init__(self, directory: Path, *, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
@@ -170,13 +188,3 @@ class Client:
         """Hang up."""
         self._lines.close()
         self._socket.close()
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Hang up."""
-        self.close()

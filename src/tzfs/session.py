@@ -15,7 +15,7 @@ from typing import Final, Protocol, Self
 
 from tzfs import admin, control, files, runtime
 from tzfs.catalog import ARCHIVED, DELETED, FilesystemRow
-from tzfs.control import Json
+from tzfs.control import Closing, Json
 from tzfs.errors import DaemonGone, StoreLocked, WrongStatus
 from tzfs.filesystem import Filesystem
 from tzfs.kv import RocksStore
@@ -53,25 +53,7 @@ class Session(Protocol):
         """Close."""
 
 
-class _Closing:
-    """A context manager by way of `close`."""
-
-    def close(self) -> None:
-        """End the session."""
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
-
-
-class MountedSession(_Closing):
+class MountedSession(Closing):
     """Asks the daemon."""
 
     def __init__(self, directory: Path) -> None:
@@ -109,7 +91,7 @@ class MountedSession(_Closing):
         self._client.close()
 
 
-class LocalSession(_Closing):
+class LocalSession(Closing):
     """Opens the database itself.
 
     Commands of `tzfs.admin` are durable when a call returns; those of `tzfs.files` survive the end of the
