@@ -14,7 +14,7 @@ from pathlib import Path
 # `support` and `soak` are top-level for the tests (pythonpath in pyproject.toml), so they are here, too.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-_HELPERS = {"__main__", "mounted"}
+_HELPERS = {"__main__", "mounted", "trend"}
 
 
 def main() -> int:
