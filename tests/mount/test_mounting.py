@@ -350,6 +350,18 @@ def test_mount_fuse_tzfs_mounts_as_mount_8_calls_it(box: Box) -> None:
     assert os.path.ismount(box.a)
 
 
+def test_mount_fuse_tzfs_for_root_allows_set_ids_and_devices_unless_told_otherwise(box: Box) -> None:
+    """mount(8) never passes on suid and dev, which it takes for granted, as every disk does."""
+    if not machine.is_root():
+        pytest.skip("only root may allow them")
+    denied = {"nosuid": os.ST_NOSUID, "nodev": os.ST_NODEV}
+    for options in ([], ["nosuid"], ["nodev"], ["nodev", "nosuid"]):
+        box.ok("lab", box.a, "-o", ",".join(["rw", f"store={box.store}", *options]), command=HELPER)
+        flags = os.statvfs(box.a).f_flag
+        assert {option for option, flag in denied.items() if flags & flag} == set(options)
+        box.ok("umount", box.a)
+
+
 def test_a_corrupt_log_of_another_mount_does_not_matter(box: Box) -> None:
     box.ok("mount", "lab", box.a)
     box.ok("umount", "lab")

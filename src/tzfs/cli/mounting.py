@@ -313,7 +313,17 @@ def mount_helper(
         return
     if parsed.store is not None:
         state.store = parsed.store
-    _mount(state, source.removeprefix("tzfs:"), directory, parsed.fields, nonempty=parsed.nonempty)
+    given = parsed.fields["fuse_options"]
+    fields = parsed.fields | {"fuse_options": (*_as_mount_8_means(given), *given)}
+    _mount(state, source.removeprefix("tzfs:"), directory, fields, nonempty=parsed.nonempty)
+
+
+def _as_mount_8_means(given: tuple[str, ...]) -> list[str]:
+    """Return what mount(8) takes for granted, and so never passes on, while libfuse supposes the opposite.
+
+    Only root may have it: a user's mount(8) says nosuid and nodev by itself.
+    """
+    return [] if os.geteuid() else [option for option in ("suid", "dev") if f"no{option}" not in given]
 
 
 COMMANDS: Final = (mount, umount)
