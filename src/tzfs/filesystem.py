@@ -303,6 +303,21 @@ class Filesystem:
         txn.commit()
         return inode
 
+    def settle_times(self, number: int, mtime_ns: int, ctime_ns: int, caller: Caller) -> Inode:
+        """Take over the times that the kernel kept for a regular file, and return the inode with them.
+
+        The kernel hands them over after whatever moved them, so as a rule they are those that the operation
+        itself has stamped, by the same clock; and of a file without a name it goes on keeping them, until
+        nobody can ask any more. In both cases nothing is written. Raises `NoEntry`.
+        """
+        inode = self.getattr(number)
+        settled = inode._replace(mtime_ns=mtime_ns, ctime_ns=ctime_ns)
+        if inode.nlink and settled != inode:
+            txn = self._begin(caller)
+            inodes.save(txn, settled)
+            txn.commit()
+        return settled
+
     def _resize(self, txn: Transaction, inode: Inode, size: int) -> Inode:
         if inode.is_directory:
             raise IsDirectory(f"inode {inode.number}")

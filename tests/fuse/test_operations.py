@@ -71,6 +71,28 @@ async def test_times_before_1970_and_after_2106_are_exact(mount: Mount, time_ns:
     assert (inode.atime_ns, inode.mtime_ns, inode.ctime_ns) == (time_ns,) * 3
 
 
+async def test_times_that_the_kernel_hands_over_are_written_only_if_they_are_news(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = await mount.create(b"f")
+    written: list[object] = []
+    write = mount.store.write
+    monkeypatch.setattr(mount.store, "write", lambda batch: (written.append(batch), write(batch)))
+    kept = await mount.ops.getattr(number, CTX)
+    fields = Fields(update_mtime=True, update_ctime=True)
+    await mount.ops.setattr(number, kept, fields, None, CTX)
+    assert written == []
+    kept.st_ctime_ns += 1
+    entry = await mount.ops.setattr(number, kept, fields, None, CTX)
+    assert len(written) == 1
+    assert mount.fs.getattr(number).ctime_ns == entry.st_ctime_ns == kept.st_ctime_ns
+    await mount.ops.unlink(ROOT, b"f", CTX)
+    kept.st_ctime_ns += 1
+    entry = await mount.ops.setattr(number, kept, fields, None, CTX)
+    assert entry.st_ctime_ns == kept.st_ctime_ns
+    assert len(written) == 2
+
+
 async def test_setattr_changes_only_what_it_names(mount: Mount) -> None:
     number = await mount.create(b"f", b"0123456789")
     before = mount.fs.getattr(number)

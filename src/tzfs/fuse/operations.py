@@ -237,6 +237,9 @@ class Operations(pyfuse3.Operations):
         if self._resync is not None and ctx.pid == self._resync.thread_id:
             return attributes(self._fs.getattr(inode), LIVE)
         asked = changes(attr, fields)
+        if asked[:5] == _NOTHING_BUT_TIMES and asked.mtime_ns is not None and asked.ctime_ns is not None:
+            caller = self._caller(ctx)
+            return attributes(self._fs.settle_times(inode, asked.mtime_ns, asked.ctime_ns, caller), LIVE)
         if asked.size is not None and asked.mtime_ns is None and not self._stamp:
             # The kernel, which keeps the times, sends them with every size but the one that a file has.
             now = self._fs.getattr(inode)
@@ -476,6 +479,10 @@ _DOT = 1
 _DOTDOT = 2
 _BATCH_MIN = 8
 """A buffer that a few long names fill says little about the next one."""
+
+
+_NOTHING_BUT_TIMES = (None,) * 5
+"""Of the fields of AttributeChanges, those before mtime and ctime."""
 
 
 def _refuse_leaving(st_ino: int) -> None:
