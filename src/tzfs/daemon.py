@@ -36,7 +36,7 @@ from typing import Final
 import pyfuse3
 import trio
 
-from tzfs import admin, background, control_server, files, mountpoint, runtime
+from tzfs import admin, background, control_server, damage, files, mountpoint, runtime
 from tzfs.background import Supervisor
 from tzfs.catalog import ARCHIVED, DELETED, FilesystemRow
 from tzfs.control import SOCKET_NAME, Json
@@ -90,7 +90,9 @@ def mount(store: Store, row: FilesystemRow, options: MountOptions, ready: Callab
         engine = RocksStore.open(store.database(fresh), read_only=read_only)
         stack.callback(engine.close)
         for text in engine.dropped():
-            log.warning("the end of the engine's log was damaged, the tree is as it was before: %s", text)
+            log.info("the log of the engine ended early, as after a power cut: %s", text)
+        for note in damage.notes(directory):
+            log.warning("%s: `tzfs check` tells it for the last time", note.text)
         filesystem = Filesystem(engine, read_only=read_only)
         Daemon(directory, fresh, options, engine, filesystem, held).run(ready)
 

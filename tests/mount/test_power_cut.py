@@ -24,6 +24,7 @@ import tzfs
 from support import machine, powercut
 from support.recorder import Event
 from support.watched import digest, see
+from tzfs import damage
 from tzfs.check import check
 from tzfs.errors import TzfsError
 from tzfs.filesystem import Filesystem
@@ -83,8 +84,14 @@ def cuts(run: Run, kind: str) -> Iterator[tuple[int, int, str, Path]]:
     marks = [at for at, event in enumerate(run.events) if event[0] == "mark"]
     promises = [at for at in marks if run.events[at][1].startswith("synced.")]
     # Right after a promise is where a missing sync shows; in between is where a mixture would.
+    switches = list(_after_switches(run, rng))
+    few = CUTS // 4 if kind == "switching" else CUTS
     chosen = sorted(
-        {*rng.sample(promises, min(CUTS, len(promises))), *rng.sample(range(len(run.events)), CUTS)}
+        {
+            *rng.sample(promises, min(few, len(promises))),
+            *rng.sample(range(len(run.events)), few),
+            *rng.sample(switches, min(few, len(switches))),
+        }
     )
     disk, synced, done, at = powercut.Disk(), -1, 0, 0
     for cut in chosen:
@@ -102,9 +109,17 @@ def cuts(run: Run, kind: str) -> Iterator[tuple[int, int, str, Path]]:
     shutil.rmtree(run.scratch, ignore_errors=True)
 
 
-def judge_operations(run: Run) -> Iterator[str]:
+def _after_switches(run: Run, rng: random.Random) -> Iterator[int]:
+    """Yield moments soon after the engine began a log, by which time the one before need not be synced."""
+    for at, event in enumerate(run.events):
+        name = event[2] if event[0] == "enter" else event[4] if event[0] == "rename" else b""
+        if name.endswith(b".log"):
+            yield min(at + rng.randrange(1, 40), len(run.events) - 1)
+
+
+def judge_operations(run: Run, kind: str = "operations") -> Iterator[str]:
     """Yield what is wrong after each cut."""
-    for synced, done, where, disk in cuts(run, "operations"):
+    for synced, done, where, disk in cuts(run, kind):
         if synced < 0:
             continue
         try:
@@ -121,6 +136,8 @@ def judge_operations(run: Run) -> Iterator[str]:
             elif not any(synced <= state <= done + 1 for state in states):
                 yield f"{where}: the state after {states}, but {synced} was promised"
             yield from (f"{where}: {finding.text}" for finding in check(fs))
+            if where.endswith(("forget", "keep")) and damage.notes(disk):
+                yield f"{where}: taken for bit rot"
         except TzfsError as error:
             yield f"{where}: {error}"
         finally:
@@ -148,6 +165,12 @@ def judge_commands(run: Run) -> Iterator[str]:
 def test_after_a_power_cut_what_was_synced_is_there_and_the_rest_is_a_prefix(workspace: Path) -> None:
     run = record(workspace, "operations")
     assert "\n".join(judge_operations(run)) == ""
+
+
+def test_a_power_cut_while_the_engine_goes_from_log_to_log_leaves_no_hole(workspace: Path) -> None:
+    run = record(workspace, "switching")
+    assert len(list(_after_switches(run, random.Random(SEED)))) > 5
+    assert "\n".join(judge_operations(run, "switching")) == ""
 
 
 def test_after_a_power_cut_a_store_has_all_that_a_command_promised(workspace: Path) -> None:

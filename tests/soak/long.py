@@ -40,9 +40,7 @@ LIMITS: Final = {
     "create us": 50.0,
 }
 """By figure: percent that it may grow over the judged part of a run. The store goes up and down as the engine
-compacts; latencies follow the load of the machine."""
-INFORMATIVE: Final = ("requests/s",)
-
+compacts; latencies follow the load of the machine. What else is reported is for information."""
 Figures = dict[str, float]
 
 
@@ -144,6 +142,7 @@ def _report(mounted: Mounted, seconds: list[Figures], before: Usage, now: Usage,
     requests = now.requests - before.requests
     figures["cpu us/request"] = (now.cpu_s - before.cpu_s) * 1e6 / max(requests, 1)
     figures["requests/s"] = requests / (now.at_s - before.at_s)
+    figures["load"] = os.getloadavg()[0]
     told = ", ".join(f"{name} {value:.1f}" for name, value in figures.items())
     mounted.report(f"{elapsed_s:.0f} s: {told}")
     return figures

@@ -10,6 +10,7 @@ name when its directory was synced, and nothing else is. What was not synced is 
                 of its page or not; RocksDB's MANIFEST only without: there it takes zeros for bit rot, and no
                 journaling filesystem lets a file grow before its bytes (but ext4 with data=writeback)
     reordered   the earlier writes are lost and the later ones kept
+    mixed       of each file either all of it is lost, or none
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from support.recorder import Event
 
-VARIANTS = ("forget", "keep", "subset", "torn", "reordered")
+VARIANTS = ("forget", "keep", "subset", "torn", "reordered", "mixed")
 ROOT = 1
 PAGE = 4096
 
@@ -107,7 +108,7 @@ class Disk:
         changes = self.changes[number]
         if variant == "forget":
             return []
-        if variant in {"keep", "reordered"}:
+        if variant in {"keep", "reordered", "mixed"}:
             return changes
         return changes[: rng.randint(0, len(changes))]
 
@@ -127,7 +128,7 @@ def kept_writes(
 
     zeros: what is torn may have zeros to the end of the page, where the file grew before its bytes arrived.
     """
-    if variant == "keep":
+    if variant == "keep" or (variant == "mixed" and rng.random() < 0.5):
         yield from writes
     elif variant == "subset":
         yield from (write for write in writes if rng.random() < 0.5)

@@ -1,10 +1,11 @@
 """A program to cut the power of: it works on a store on the recording disk, and says where it is.
 
-    python tests/support/watched.py {operations|commands} DISK REPORT SEED [WITHOUT]
+    python tests/support/watched.py {operations|switching|commands} DISK REPORT SEED [WITHOUT]
 
 `operations` does random operations of the core on one database and marks `done.N` after each, and
-`synced.N` when all up to N are promised. `commands` runs commands on a store; each is promised when it
-returns. REPORT becomes a JSON list: a digest of what can be seen after each step, from 0.
+`synced.N` when all up to N are promised. `switching` does more of them on an engine with so little memory
+that it goes from log to log all the time. `commands` runs commands on a store; each is
+promised when it returns. REPORT becomes a JSON list: a digest of what can be seen after each step, from 0.
 
 WITHOUT names a sync to leave out, `MODULE.FUNCTION`: to see that the test would notice.
 """
@@ -25,6 +26,7 @@ from typing import Any
 
 from support import scenarios
 from support.dump import history, tree
+from tzfs import kv
 from tzfs.filesystem import Filesystem
 from tzfs.fork import fork
 from tzfs.kv import MemoryStore, RocksStore, Store
@@ -34,6 +36,7 @@ from tzfs.store import Store as StoreDirectory
 from tzfs.store import _sync_directory
 
 STEPS = 60
+SWITCHING_STEPS = 250
 
 
 def mark(disk: Path, text: str) -> None:
@@ -76,7 +79,14 @@ def step(fs: Filesystem, rng: random.Random, at: int) -> None:
         fs.snapshot(b"label%d" % at)
 
 
-def operations(disk: Path, report: Path, seed: int) -> None:
+def switching(disk: Path, report: Path, seed: int) -> None:
+    """Work as `operations` do, longer, with logs of some tens of KiB."""
+    kv.HEAD_MEMTABLE_BYTES = kv.DATA_MEMTABLE_BYTES = 64 << 10  # type: ignore[misc]
+    kv.WAL_BYTES_MAX = 192 << 10  # type: ignore[misc]
+    operations(disk, report, seed, steps=SWITCHING_STEPS)
+
+
+def operations(disk: Path, report: Path, seed: int, steps: int = STEPS) -> None:
     """Work on one database; its twin in memory tells what ought to be there."""
     engine, twin = RocksStore.open(disk / "db", create=True), MemoryStore()
     filesystems = []
@@ -86,16 +96,16 @@ def operations(disk: Path, report: Path, seed: int) -> None:
     _sync_directory(disk)
     digests = [digest(filesystems[1])]
     _sync(engine, disk, 0)
-    for at in range(1, STEPS + 1):
+    for at in range(1, steps + 1):
         for fs in filesystems:
             step(fs, random.Random(f"{seed} {at}"), at)
         mark(disk, f"done.{at}")
         digests.append(digest(filesystems[1]))
         if at % 7 == 0:
             _sync(engine, disk, at)
-        if at % 17 == 0:
+        if at % 17 == 0 and steps == STEPS:
             engine.flush()
-        if at % 29 == 0:
+        if at % 29 == 0 and steps == STEPS:
             engine.compact()
     report.write_text(json.dumps(digests))
     engine.close()
@@ -159,7 +169,8 @@ def main() -> None:
     kind, disk, report, seed, *without = sys.argv[1:]
     for name in without:
         leave_out(name)
-    {"operations": operations, "commands": commands}[kind](Path(disk), Path(report), int(seed))
+    run = {"operations": operations, "switching": switching, "commands": commands}[kind]
+    run(Path(disk), Path(report), int(seed))
 
 
 if __name__ == "__main__":

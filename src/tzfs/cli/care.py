@@ -45,6 +45,7 @@ def check(state: State, name: str, *, is_repaired: bool, as_json: bool) -> None:
             click.echo(f"tzfs: {output.escape(text)}", err=True)
     with connect(store, row) as session:
         findings = session.call("check")["findings"]
+    lost = _tell_lost(store, row)
     if as_json:
         output.print_json(findings)
     else:
@@ -56,8 +57,23 @@ def check(state: State, name: str, *, is_repaired: bool, as_json: bool) -> None:
             "docs/format.md explains the numbers",
             REFUSED,
         )
+    if lost:
+        raise Failure(f"{row.full_name} is sound, but has lost what is said above", REFUSED)
     if not as_json:
         click.echo(f"{row.full_name} is clean")
+
+
+def _tell_lost(store: Store, row: FilesystemRow) -> bool:
+    """Say what was lost unnoticed, for the last time; tell whether anything was."""
+    from tzfs import damage  # noqa: PLC0415
+
+    directory = store.directory(row)
+    notes = damage.notes(directory)
+    for note in notes:
+        click.echo(f"tzfs: found {output.moment(note.found_ns)}: {output.escape(note.text)}", err=True)
+    if notes:
+        damage.acknowledge(directory)
+    return bool(notes)
 
 
 def _repair(store: Store, row: FilesystemRow) -> Iterator[str]:
@@ -108,6 +124,7 @@ def scrub(state: State, name: str, rate: int | None, *, as_json: bool) -> None:
             engine.close()
     finally:
         shutil.rmtree(copy, ignore_errors=True)
+    lost = _tell_lost(store, row)
     if as_json:
         found = [{"path": os.fsdecode(hit.path), "snapshot": hit.snapshot, "what": hit.what} for hit in hits]
         areas = [{"space": area.space, "first": area.first.hex(), "error": area.error} for area in damage]
@@ -124,6 +141,8 @@ def scrub(state: State, name: str, rate: int | None, *, as_json: bool) -> None:
             "reading it gives EIO",
             REFUSED,
         )
+    if lost:
+        raise Failure(f"{row.full_name}: what is left is sound, but see above", REFUSED)
     if not as_json:
         click.echo(f"{row.full_name}: {output.size(read_bytes)} read, all of it is sound")
 

@@ -93,10 +93,12 @@ def info(state: State, name: str, *, as_json: bool) -> None:
     row = store.get(name)
     known = _describe(store, row)
     if row.status != "deleted":
+        from tzfs import damage  # noqa: PLC0415
         from tzfs.session import connect  # noqa: PLC0415
 
         with connect(store, row) as session:
             known |= session.call("info")
+        known["damage"] = [note._asdict() for note in damage.notes(store.directory(row))]
         known["mounted_read_only"] = known.pop("read_only") if known["mountpoint"] else None
     if as_json:
         output.print_json(known)
@@ -133,6 +135,8 @@ def _for_people(known: dict[str, Any]) -> dict[str, Any]:
         "reclaim backlog": known["reclaim_backlog"],
         "path": known["path"],
     }
+    for at, note in enumerate(known["damage"], start=1):
+        fields[f"LOST ({at})"] = f"{note['text']}; found {output.moment(note['found_ns'])}, see `tzfs check`"
     for task in known.get("tasks", []):
         if task["failures"]:
             fields[f"task {task['name']}"] = f"failed {task['failures']} times, last: {task['last_error']}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
+from tzfs.cli import output
 from tzfs.cli.base import CONFLICT, NOT_FOUND, SYSTEM, Failure, State, pass_state
 
 if TYPE_CHECKING:
@@ -159,6 +160,10 @@ def _mount(state: State, name: str, directory: Path, fields: dict[str, Any], *, 
 
     detach.start(daemon)
     _wait_for_answer(options)
+    from tzfs import damage  # noqa: PLC0415
+
+    for lost in damage.notes(store.directory(row)):
+        click.echo(f"tzfs: {row.full_name}: {output.escape(lost.text)}: see `tzfs check`", err=True)
 
 
 def _refuse_mounted(store: Store, row: FilesystemRow) -> None:
