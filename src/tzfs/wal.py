@@ -34,7 +34,7 @@ _CANDIDATES_MAX: Final = 64
 
 
 class LoggedBatch(NamedTuple):
-    """A batch in a log, with so many changes. start: of its first fragment. fragments: (start, end) of each, headers included."""
+    """A batch in a log. start: of its first fragment. fragments: (start, end) of each, headers included."""
 
     sequence: int
     changes: int
