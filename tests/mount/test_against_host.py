@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from support import machine, users
-from support.against_host import compare, filesystem_type, make_sides
+from support.against_host import compare
 from support.mounting import Mounted
+from support.sides import filesystem_type, make_sides
 
 pytestmark = pytest.mark.mount
 

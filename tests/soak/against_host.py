@@ -7,7 +7,8 @@ import time
 import traceback
 
 from soak.mounted import Mounted
-from support.against_host import Sides, compare, make_sides
+from support.against_host import compare
+from support.sides import Sides, make_sides
 
 DESCRIPTION = "the same random operations on a mount and on a directory of the host, compared step by step"
 

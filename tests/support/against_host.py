@@ -15,7 +15,7 @@ import contextlib
 import os
 import shutil
 import stat
-from pathlib import Path
+import subprocess
 from typing import Final, NamedTuple
 
 import hypothesis.strategies as st
@@ -30,53 +30,13 @@ from hypothesis.stateful import (
 )
 
 from support import strategies as s
+from support.differences import TMPFILE
 from support.observe import Record, alike, describe, moved, record
 from support.operations import Outcome, Tree
+from support.sides import Sides
 from support.syscalls import wait_for_tick
 from support.users import ROOT, User
 from tzfs import acl
-
-
-class Difference(NamedTuple):
-    """A difference that is not ours to remove: docs/posix.md tells the same to users.
-
-    case: when. host, tzfs: what comes of it on each side.
-    """
-
-    case: str
-    host: str
-    tzfs: str
-    reason: str
-
-
-TMPFILE: Final = Difference("tmpfile", "ok", "ENOTSUP", "pyfuse3 has no handler for FUSE_TMPFILE")
-SAME_SIZE: Final = Difference(
-    "truncate(2) to the size that a file has",
-    "mtime and ctime are stamped",
-    "they are not",
-    "the kernel's writeback cache keeps the times and stamps them when the size changes, as POSIX has it",
-)
-UMASK: Final = Difference(
-    "making a file in a directory that has a default ACL",
-    "the umask is not applied",
-    "it is",
-    "pyfuse3 does not ask for FUSE_DONT_MASK, so the kernel applies it before we see the mode",
-)
-SET_GID: Final = Difference(
-    "writing by a stranger to the group, to a set-group-ID file without group execution",
-    "the bit goes",
-    "it stays",
-    "fuse_setattr of the kernel takes the bit for a set-ID one only where the group may execute",
-)
-NO_ACL: Final = Difference(
-    "removing an ACL that a file does not have",
-    "nothing changes",
-    "ctime is stamped",
-    "fuse_removexattr of the kernel stamps it whenever we do not refuse, and ext4 does not refuse this",
-)
-FORCED: Final = (TMPFILE, SAME_SIZE, UMASK, SET_GID, NO_ACL)
-"""All of them. The comparison steps around them, or knows their outcomes; nothing else may differ."""
-
 
 _ACLS: Final = frozenset({acl.ACCESS, acl.DEFAULT})
 _EMPTY_ACLS: Final = frozenset({b"", acl.encode(())})
@@ -84,19 +44,13 @@ _EMPTY_ACLS: Final = frozenset({b"", acl.encode(())})
 STEPS_PER_EXAMPLE: Final = 50
 
 
-class Sides(NamedTuple):
-    """Two empty directories, open to everybody; `mountpoint` is that of the tzfs side."""
-
-    mountpoint: Path
-    tzfs: Path
-    host: Path
-
-
 class Kept(NamedTuple):
-    """A snapshot, and what it must show for ever."""
+    """A snapshot, what it must show for ever, and a read-only disk with the same tree to compare it with."""
 
     label: str
     tree: Record
+    shown: Tree
+    frozen: Tree
 
 
 class AgainstHost(RuleBasedStateMachine):
@@ -168,15 +122,22 @@ class AgainstHost(RuleBasedStateMachine):
                 # Two labels of one unchanged tree are one snapshot, which goes with the first of them.
                 with contextlib.suppress(FileNotFoundError):
                     (self.sides.mountpoint / ".snapshots" / kept.label).rmdir()
+                shutil.rmtree(self.sides.kept / kept.label)
             for top in self.tops:
                 shutil.rmtree(top)
 
     # ------------------------------------------------------------------------------- names
 
-    @initialize(mode=st.sampled_from([0o755, 0o777, 0o1777, 0o2777, 0o3775]))
-    def begin(self, mode: int) -> None:
-        """Choose what the top directory is like."""
+    @initialize(mode=st.sampled_from([0o755, 0o777, 0o1777, 0o2777, 0o3775]), tree=s.first_trees)
+    def begin(self, mode: int, tree: list[tuple[User, tuple[object, ...]]]) -> None:
+        """Choose what the top directory is like, and make most of the names, so that operations meet some."""
+        self.both("chmod", b".", 0o777)
+        for who, (operation, *arguments) in tree:
+            self.both(str(operation), *arguments, user=who)
         self.both("chmod", b".", mode)
+        for path, flags in ((b"a", os.O_RDONLY), (b"b", os.O_RDWR)):
+            self._opened += 1
+            self.both("open", self._opened, path, flags, 0)
 
     @rule(path=s.paths, mode=s.modes, who=s.users, umask=s.umasks)
     def mkdir(self, path: bytes, mode: int, who: User, umask: int) -> None:
@@ -253,7 +214,7 @@ class AgainstHost(RuleBasedStateMachine):
     @rule(path=s.paths, pair=s.xattrs, flags=s.xattr_flags, follow=st.booleans(), who=s.users)
     def setxattr(self, path: bytes, pair: tuple[bytes, bytes], flags: int, follow: bool, who: User) -> None:
         """setxattr(2), of ACLs too."""
-        times = not (pair[1] in _EMPTY_ACLS and self._lacks(path, pair[0]))
+        times = not self._is_set(self._value("getxattr", path, pair[0]), pair[1])
         self.both("setxattr", path, *pair, flags, follow, user=who, times=times)
 
     @rule(path=s.paths, name=s.xattr_names, who=s.users)
@@ -265,7 +226,7 @@ class AgainstHost(RuleBasedStateMachine):
     @rule(path=s.paths, name=s.xattr_names, who=s.users)
     def removexattr(self, path: bytes, name: bytes, who: User) -> None:
         """removexattr(2)."""
-        times = not (name in _ACLS and self._lacks(path, name))
+        times = not (name in _ACLS and self._value("getxattr", path, name) is None)
         self.both("removexattr", path, name, user=who, times=times)
 
     # ------------------------------------------------------------------------------- open files
@@ -306,7 +267,9 @@ class AgainstHost(RuleBasedStateMachine):
     def read(self, data: st.DataObject, size: int, offset: int, whence: int) -> None:
         """lseek(2), read(2), pread(2)."""
         number = self._any_file(data)
-        self.both("seek", number, offset, whence)
+        if not stat.S_ISDIR(os.fstat(self.host.files[number]).st_mode):
+            # Positions in a directory are each filesystem's own.
+            self.both("seek", number, offset, whence)
         self.both("read", number, size)
         self.both("pread", number, offset, size)
 
@@ -318,6 +281,53 @@ class AgainstHost(RuleBasedStateMachine):
         self.both("ftruncate", number, size, user=who)
         self.both("fchmod", number, mode, user=who)
         self.both("fsync", number)
+
+    @precondition(lambda self: self.tzfs.files)
+    @rule(data=st.data(), uid=s.ids, gid=s.ids, atime=s.times, mtime=s.times, who=s.users)
+    def change_owner_open(
+        self, data: st.DataObject, uid: int, gid: int, atime: int, mtime: int, who: User
+    ) -> None:
+        """fchown(2), futimens(3)."""
+        number = self._any_file(data)
+        self.both("fchown", number, uid, gid, user=who)
+        self.both("futimens", number, atime, mtime, user=who)
+
+    @precondition(lambda self: self.tzfs.files)
+    @rule(data=st.data(), pair=s.xattrs, flags=s.xattr_flags, who=s.users)
+    def change_xattr_open(
+        self, data: st.DataObject, pair: tuple[bytes, bytes], flags: int, who: User
+    ) -> None:
+        """fsetxattr(2), fgetxattr(2), flistxattr(2), fremovexattr(2)."""
+        number = self._any_file(data)
+        name, value = pair
+        times = not self._is_set(self._value("fgetxattr", number, name), value)
+        self.both("fsetxattr", number, name, value, flags, user=who, times=times)
+        self.both("flistxattr", number)
+        self.both("fgetxattr", number, name, user=who)
+        if data.draw(st.booleans(), "remove it"):
+            times = not (name in _ACLS and self._value("fgetxattr", number, name) is None)
+            self.both("fremovexattr", number, name, user=who, times=times)
+
+    @precondition(lambda self: self.tzfs.files)
+    @rule(data=st.data(), flags=s.reopen_flags, name=s.names, who=s.users)
+    def find_open(self, data: st.DataObject, flags: int, name: bytes, who: User) -> None:
+        """open(2) and linkat(2) of what is open, by its descriptor: names do not matter, none may be left."""
+        number = self._any_file(data)
+        self.both("reopen", number, flags, user=who)
+        self.both("relink", number, name, user=who)
+
+    @precondition(lambda self: self.tzfs.files)
+    @rule(data=st.data(), name=s.names, new=s.names, flags=s.open_flags, mode=s.modes, who=s.users)
+    def in_open_directory(
+        self, data: st.DataObject, name: bytes, new: bytes, flags: int, mode: int, who: User
+    ) -> None:
+        """openat(2) and its like below an open directory, which may be removed: no default ACL, no umask."""
+        number = self._any_file(data)
+        self.both("openat", number, name, flags, mode, user=who)
+        self.both("mkdirat", number, new, mode, user=who)
+        self.both("renameat", number, name, new, user=who)
+        self.both("unlinkat", number, name, user=who)
+        self.both("fdlist", number, user=who)
 
     @precondition(lambda self: self.tzfs.files)
     @rule(data=st.data(), content=s.contents, offset=s.sizes, shared=st.booleans())
@@ -342,19 +352,75 @@ class AgainstHost(RuleBasedStateMachine):
     def snapshot(self) -> None:
         """Take a snapshot: it shows what is recorded now, times and all."""
         label = f"{self._name}-{len(self._kept)}"
-        (self.sides.mountpoint / ".snapshots" / label).mkdir()
-        kept = Kept(label, record(self.tzfs.top))
+        snapshot = self.sides.mountpoint / ".snapshots" / label
+        snapshot.mkdir()
+        # With the directory above, which a symlink to ".." reaches.
+        subprocess.run(["cp", "-a", self.tops[1], self.sides.kept / label], check=True, timeout=60)
+        relative = os.path.relpath(os.fsdecode(self.tzfs.top), self.sides.mountpoint)
+        shown, frozen = (
+            Tree(os.fsencode(top)) for top in (snapshot / relative, self.sides.frozen / label / "top")
+        )
+        kept = Kept(label, record(self.tzfs.top), shown, frozen)
         self._kept.append(kept)
         self._compare_snapshot(kept)
+
+    @precondition(lambda self: self._kept)
+    @rule(data=st.data(), paths=st.lists(s.paths, min_size=2, max_size=4), name=s.xattr_names, who=s.users)
+    def look_back(self, data: st.DataObject, paths: list[bytes], name: bytes, who: User) -> None:
+        """Read in a snapshot as a user: as from a read-only disk with the same tree."""
+        kept = data.draw(st.sampled_from(self._kept))
+        follow = data.draw(st.booleans())
+        for path in paths:
+            for operation, *arguments in (
+                ("stat", path, follow),
+                ("readlink", path),
+                ("listdir", path),
+                ("content", path),
+                ("getxattr", path, name),
+                ("listxattr", path),
+                ("access", path, os.R_OK),
+                ("access", path, os.X_OK),
+            ):
+                shown, frozen, text = self._in_snapshot(kept, who, operation, *arguments)
+                assert shown == frozen, text
+
+    @precondition(lambda self: self._kept)
+    @rule(data=st.data(), changes=st.lists(s.changes, min_size=4, max_size=8), who=s.users)
+    def change_the_past(self, data: st.DataObject, changes: list[tuple[str, object]], who: User) -> None:
+        """Change a snapshot: refused wherever a read-only disk refuses it.
+
+        Not always with its errno: a read-only mount answers EROFS before it looks at names and permissions.
+        """
+        kept = data.draw(st.sampled_from(self._kept))
+        for change in changes:
+            shown, frozen, text = self._in_snapshot(kept, who, *change)
+            refused = frozen == ("error", "EROFS") and shown[0] == "error"
+            assert refused or shown == frozen, text
+        self._compare_snapshot(kept)
+
+    def _in_snapshot(
+        self, kept: Kept, who: User, operation: str, *arguments: object
+    ) -> tuple[Outcome, Outcome, str]:
+        """Run an operation in a snapshot and on its read-only copy; return both outcomes, and a text."""
+        type(self).operations += 1
+        shown, frozen = (tree.run(who, 0, operation, *arguments) for tree in (kept.shown, kept.frozen))
+        called = f"{operation}{arguments!r} as {who} in snapshot {kept.label}"
+        return shown, frozen, f"{called}\n  tzfs: {_short(shown)}\n  host: {_short(frozen)}"
 
     def _size(self, path: bytes) -> int | None:
         """Return the size of a file, None if there is none."""
         outcome, value = self.host.run(ROOT, 0, "stat", path, True)
         return value[4] if outcome == "ok" and isinstance(value, tuple) else None
 
-    def _lacks(self, path: bytes, name: bytes) -> bool:
-        """Tell whether a file has no such attribute."""
-        return self.host.run(ROOT, 0, "getxattr", path, name) == ("error", "ENODATA")
+    def _value(self, getter: str, where: bytes | int, name: bytes) -> object:
+        """Return the value of an attribute on the host, None if there is none."""
+        outcome, value = self.host.run(ROOT, 0, getter, where, name)
+        return value if outcome == "ok" else None
+
+    @staticmethod
+    def _is_set(now: object, value: bytes) -> bool:
+        """Tell whether setting `value` changes nothing: `SAME_XATTR`, and `NO_ACL`."""
+        return now == value or (now is None and value in _EMPTY_ACLS)
 
     def _umask(self, path: bytes, umask: int) -> int:
         """Return the umask to make a file with: 0 where there is a default ACL (`UMASK`)."""
@@ -364,8 +430,7 @@ class AgainstHost(RuleBasedStateMachine):
         return umask
 
     def _compare_snapshot(self, kept: Kept) -> None:
-        relative = os.path.relpath(os.fsdecode(self.tzfs.top), self.sides.mountpoint)
-        shown = record(self.sides.mountpoint / ".snapshots" / kept.label / relative)
+        shown = record(kept.shown.top)
         assert shown == kept.tree, f"snapshot {kept.label}, shown / recorded:\n{describe(shown, kept.tree)}"
 
 
@@ -376,26 +441,6 @@ def _word(outcome: Outcome) -> str:
 def _short(outcome: Outcome) -> str:
     text = repr(outcome[1])
     return f"{outcome[0]} {text if len(text) < 300 else f'{text[:280]}... ({len(text)})'}"
-
-
-def make_sides(mountpoint: Path, host: Path) -> Sides:
-    """Make a directory on a mount and one beside it on the host, both open to everybody."""
-    sides = Sides(mountpoint, mountpoint / "compared", host / "compared")
-    for directory in (sides.tzfs, sides.host):
-        directory.mkdir()
-        directory.chmod(0o777)
-    return sides
-
-
-def filesystem_type(path: Path) -> str:
-    """Return the type of the filesystem that a path is on."""
-    number = path.stat().st_dev
-    device = f"{os.major(number)}:{os.minor(number)}"
-    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-        fields = line.split()
-        if fields[2] == device:
-            return fields[fields.index("-") + 1]
-    return "unknown"
 
 
 def compare(sides: Sides, *, seed: int, examples: int, shrink: bool = True) -> int:

@@ -9,6 +9,7 @@ same tree compare exactly; those of two filesystems do after `alike`, which leav
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import Final, NamedTuple
@@ -103,9 +104,15 @@ def read_all(descriptor: int) -> bytes:
 
 def _xattrs(path: bytes) -> tuple[tuple[bytes, bytes], ...]:
     names = sorted(os.fsencode(name) for name in os.listxattr(path, follow_symlinks=False))
-    return tuple(
-        (name, os.getxattr(path, name, follow_symlinks=False)) for name in names if name not in HIDDEN_XATTRS
-    )
+    return tuple((name, _value(path, name)) for name in names if name not in HIDDEN_XATTRS)
+
+
+def _value(path: bytes, name: bytes) -> bytes:
+    """Return an attribute's value, or the errno that it has instead: an empty capability gives EINVAL."""
+    try:
+        return os.getxattr(path, name, follow_symlinks=False)
+    except OSError as error:
+        return f"({errno.errorcode[error.errno or 0]})".encode()
 
 
 def alike(found: Record) -> Record:

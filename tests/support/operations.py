@@ -71,7 +71,7 @@ class Tree:
 
     def link(self, old: bytes, new: bytes, follow: bool) -> None:
         """linkat(2)."""
-        os.link(self._at(old), self._at(new), follow_symlinks=follow)
+        syscalls.link(self._at(old), self._at(new), follow=follow)
 
     def unlink(self, path: bytes) -> None:
         """unlink(2)."""
@@ -215,6 +215,90 @@ class Tree:
     def fsync(self, number: int) -> None:
         """fsync(2)."""
         os.fsync(self.files[number])
+
+    def fchown(self, number: int, uid: int, gid: int) -> None:
+        """fchown(2)."""
+        os.fchown(self.files[number], uid, gid)
+
+    def futimens(self, number: int, atime: int, mtime: int) -> None:
+        """futimens(3)."""
+        syscalls.futimens(self.files[number], atime, mtime)
+
+    def fsetxattr(self, number: int, name: bytes, value: bytes, flags: int) -> None:
+        """fsetxattr(2)."""
+        os.setxattr(self.files[number], name, value, flags)
+
+    def fgetxattr(self, number: int, name: bytes) -> bytes:
+        """fgetxattr(2)."""
+        return os.getxattr(self.files[number], name)
+
+    def flistxattr(self, number: int) -> list[str]:
+        """flistxattr(2), sorted."""
+        return sorted(os.listxattr(self.files[number]))
+
+    def fremovexattr(self, number: int, name: bytes) -> None:
+        """fremovexattr(2)."""
+        os.removexattr(self.files[number], name)
+
+    def reopen(self, number: int, flags: int) -> tuple[int, ...]:
+        """open(2) of what is open already, by /proc/self/fd: it may have no name any more."""
+        descriptor = os.open(self._descriptor_path(number), flags | os.O_NONBLOCK)
+        try:
+            return _comparable(os.fstat(descriptor))
+        finally:
+            os.close(descriptor)
+
+    def relink(self, number: int, new: bytes) -> None:
+        """linkat(2) of what is open, which may have no name any more."""
+        syscalls.link(self._descriptor_path(number), self._at(new), follow=True)
+
+    def _descriptor_path(self, number: int) -> bytes:
+        return b"/proc/self/fd/%d" % self.files[number]
+
+    # ------------------------------------------------------------------------------- open directories
+
+    def mkdirat(self, number: int, name: bytes, mode: int) -> None:
+        """mkdirat(2)."""
+        os.mkdir(name, mode, dir_fd=self.files[number])
+
+    def openat(self, number: int, name: bytes, flags: int, mode: int) -> tuple[int, ...]:
+        """openat(2), and close(2)."""
+        descriptor = os.open(name, flags | os.O_NONBLOCK, mode, dir_fd=self.files[number])
+        try:
+            return _comparable(os.fstat(descriptor))
+        finally:
+            os.close(descriptor)
+
+    def unlinkat(self, number: int, name: bytes) -> None:
+        """unlinkat(2)."""
+        os.unlink(name, dir_fd=self.files[number])
+
+    def renameat(self, number: int, old: bytes, new: bytes) -> None:
+        """renameat(2) within one directory."""
+        descriptor = self.files[number]
+        os.rename(old, new, src_dir_fd=descriptor, dst_dir_fd=descriptor)
+
+    def fdlist(self, number: int) -> list[str]:
+        """fdopendir(3), readdir(3), sorted."""
+        return sorted(os.listdir(self.files[number]))
+
+    # ------------------------------------------------------------------------------- content by other ways
+
+    def content(self, path: bytes) -> bytes:
+        """open(2), read(2), close(2), without moving the access time."""
+        descriptor = os.open(self._at(path), os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            return os.read(descriptor, LOOKED_AT_BYTES)
+        finally:
+            os.close(descriptor)
+
+    def touch(self, path: bytes, flags: int, mode: int) -> tuple[int, ...]:
+        """open(2) and close(2)."""
+        descriptor = os.open(self._at(path), flags | os.O_NONBLOCK, mode)
+        try:
+            return _comparable(os.fstat(descriptor))
+        finally:
+            os.close(descriptor)
 
     def map_write(self, number: int, offset: int, data: bytes, shared: bool) -> bytes:
         """Write into a mapping, and return what the file holds after it is unmapped."""

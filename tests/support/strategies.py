@@ -12,7 +12,7 @@ from typing import Final
 import hypothesis.strategies as st
 
 from support import syscalls
-from support.users import ALICE, BOB, CAROL, ROOT
+from support.users import ALICE, BOB, CAROL, ROOT, User
 from tzfs import acl
 
 _NAMES: Final = (b"a", b"b", b"c")
@@ -93,11 +93,34 @@ open_flags = st.builds(
                 os.O_DIRECTORY,
                 os.O_SYNC,
                 os.O_NOATIME,
+                os.O_PATH,
             ]
         ),
         max_size=3,
     ),
 )
+reopen_flags = st.builds(
+    lambda access, others: access | sum(set(others)),
+    st.sampled_from([os.O_RDONLY, os.O_WRONLY, os.O_RDWR]),
+    st.lists(st.sampled_from([os.O_TRUNC, os.O_APPEND, os.O_CREAT, os.O_DIRECTORY]), max_size=2),
+)
+
+
+def _first(path: bytes) -> st.SearchStrategy[tuple[User, tuple[object, ...]]]:
+    """Return what makes a name: (who, (operation, its arguments)); it fails where something is not there."""
+    file = st.tuples(st.just("mknod"), st.just(path), modes.map(lambda mode: stat.S_IFREG | mode), st.just(0))
+    directory = st.tuples(st.just("mkdir"), st.just(path), st.sampled_from([0o777, 0o755, 0o1777, 0o2777]))
+    link = st.tuples(st.just("link"), st.just(b"b"), st.just(path), st.just(False))
+    symlink = st.tuples(st.just("symlink"), targets, st.just(path))
+    return st.tuples(users, st.one_of(file, file, directory, directory, link, symlink))
+
+
+first_trees = st.tuples(
+    st.just((ROOT, ("mkdir", b"a", 0o777))),
+    st.just((ROOT, ("mknod", b"b", stat.S_IFREG | 0o666, 0))),
+    *map(_first, (b"c", b"a/a", b"a/b", b"c/a", b"a/a/b", b"c/b")),
+).map(list)
+"""A few names to begin with, some of which the parents are missing for."""
 
 # ------------------------------------------------------------------------------------ extended attributes
 
@@ -154,3 +177,27 @@ xattrs = st.one_of(
     st.just((b"security.capability", _CAPABILITY)),
 )
 """(name, value)."""
+
+changes = st.one_of(
+    st.tuples(st.just("mkdir"), paths, modes),
+    st.tuples(st.just("mknod"), paths, st.just(stat.S_IFREG | 0o644), st.just(0)),
+    st.tuples(st.just("symlink"), targets, paths),
+    st.tuples(st.just("link"), paths, paths, st.booleans()),
+    st.tuples(st.just("unlink"), paths),
+    st.tuples(st.just("rmdir"), paths),
+    st.tuples(st.just("rename"), paths, paths, rename_flags),
+    st.tuples(st.just("chmod"), paths, modes),
+    st.tuples(st.just("chown"), paths, ids, ids, st.booleans()),
+    st.tuples(st.just("truncate"), paths, sizes),
+    st.tuples(st.just("utimens"), paths, times, times, st.booleans()),
+    st.builds(
+        lambda path, pair, flags, follow: ("setxattr", path, *pair, flags, follow),
+        paths,
+        xattrs,
+        xattr_flags,
+        st.booleans(),
+    ),
+    st.tuples(st.just("removexattr"), paths, xattr_names),
+    st.tuples(st.just("touch"), paths, open_flags, modes),
+)
+"""(operation, its arguments): what a read-only tree must refuse, unless it changes nothing."""

@@ -15,6 +15,7 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 AT_FDCWD: Final = -100
 AT_SYMLINK_NOFOLLOW: Final = 0x100
+AT_SYMLINK_FOLLOW: Final = 0x400
 AT_EMPTY_PATH: Final = 0x1000
 
 RENAME_NOREPLACE: Final = 1
@@ -63,11 +64,22 @@ def renameat2(old: Path_, new: Path_, flags: int) -> None:
     )
 
 
+def link(old: Path_, new: Path_, *, follow: bool) -> None:
+    """Make a link; where `os.link` may follow a symlink it leaves that to link(2), which does not."""
+    flags = AT_SYMLINK_FOLLOW if follow else 0
+    _checked(_libc.linkat(AT_FDCWD, os.fsencode(old), AT_FDCWD, os.fsencode(new), flags), old)
+
+
 def utimensat(path: Path_, atime: int, mtime: int, *, follow: bool = True) -> None:
     """Set times: nanoseconds since 1970, or `NOW`, or `OMIT`."""
     times = (_Timespec * 2)(_timespec(atime), _timespec(mtime))
     flags = 0 if follow else AT_SYMLINK_NOFOLLOW
     _checked(_libc.utimensat(AT_FDCWD, os.fsencode(path), times, flags), path)
+
+
+def futimens(descriptor: int, atime: int, mtime: int) -> None:
+    """Set the times of an open file, as `utimensat` does."""
+    _checked(_libc.futimens(descriptor, (_Timespec * 2)(_timespec(atime), _timespec(mtime))))
 
 
 NOW: Final = -(1 << 80)
