@@ -6,20 +6,24 @@ import json
 import os
 import random
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from support import machine
 from support.dump import Tree
+from support.mounting import Mounted
 from support.scenarios import ALICE, find, new
-from tzfs import cli
+from tzfs import api, cli, keys
 from tzfs.check import check
 from tzfs.cli.base import BUG, REFUSED
-from tzfs.errors import FsError, StoreError, TzfsError
+from tzfs.errors import CorruptRecord, FsError, StoreError, TzfsError
 from tzfs.filesystem import Filesystem
 from tzfs.kv import RocksStore
+from tzfs.records import AttributeChanges
 from tzfs.session import connect
 from tzfs.store import Store
 
@@ -184,6 +188,89 @@ def test_scrub_of_a_sound_filesystem_says_how_much_it_read(tmp_path: Path) -> No
     result = CliRunner().invoke(cli.tzfs, ["--store", str(store.path), "scrub", "lab"])
     assert result.exit_code == 0
     assert "all of it is sound" in result.stdout
+
+
+@pytest.fixture
+def hurt(tmp_path: Path) -> Store:
+    """Return a store whose filesystem has lost the records of three inodes, in one directory."""
+    store = Store.open(tmp_path / "store", create=True)
+    row = store.create("lab")
+    with connect(store, row) as session:
+        fs = session.filesystem  # type: ignore[attr-defined]
+        fs.mkdir(1, b"d", 0o755, ALICE)
+        for name in ("a", "b", "c", "e"):
+            new(fs, f"d/{name}", content(1))
+        fs.mkdir(find(fs, "d"), b"sub", 0o755, ALICE)
+        new(fs, "d/sub/inside", content(2))
+        fs.snapshot(b"one")
+        new(fs, "d/sub/later", content(3))
+        fs.setattr(find(fs, "d/b"), AttributeChanges(mode=0o600), ALICE)
+        fs.unlink(find(fs, "d"), b"c", ALICE)
+        fs.link(find(fs, "d/e"), find(fs, "d"), b"f", ALICE)
+        numbers = [find(fs, "d/b"), find(fs, "d/sub")]
+        fs.store.write({keys.HEAD + keys.inode(number): b"no record" for number in numbers})
+    return store
+
+
+def test_a_damaged_inode_hides_no_other_name(hurt: Store) -> None:
+    with connect(hurt, hurt.get("lab")) as session:
+        fs = session.filesystem  # type: ignore[attr-defined]
+        directory = find(fs, "d")
+        listed = {entry.name: entry.inode.mode for entry in fs.readdir(directory, 0, 100)}
+        assert sorted(listed) == [b"a", b"b", b"e", b"f", b"sub"]
+        assert {name for name, mode in listed.items() if not mode} == {b"b", b"sub"}
+        for name in (b"b", b"sub"):
+            with pytest.raises(CorruptRecord):
+                fs.lookup(directory, name)
+        told = {(change.kind, change.path) for change in fs.diff(b"one")}
+        assert ("removed", b"d/c") in told
+        assert ("added", b"d/f") in told
+        # What stood in the lost records, their place too, is lost with them.
+        lost = b"#%d" % fs.directories.find(fs.versions.live, directory, b"sub")
+        assert {("changed", lost), ("added", lost + b"/later")} <= told
+        past = {entry.name: entry.inode.mode for entry in fs.readdir(directory, 0, 100, at=1)}
+        assert sorted(past) == [b"a", b"b", b"c", b"e", b"sub"]
+
+
+def test_walks_of_the_api_and_the_report_go_on_behind_a_damaged_inode(hurt: Store, tmp_path: Path) -> None:
+    with api.Store(hurt).open_filesystem("lab") as fs:
+        assert [(entry.name, entry.is_file()) for entry in sorted(fs.scandir("d"))] == [
+            ("a", True), ("b", False), ("e", True), ("f", True), ("sub", False),
+        ]  # fmt: skip
+        with pytest.raises(OSError, match="d/b") as refused:
+            fs.read_bytes("d/b")
+        assert refused.value.errno == errno.EIO
+        assert {name for _, _, names in fs.walk("/") for name in names} >= {"a", "b", "e", "f"}
+    out = tmp_path / "page.html"
+    assert cli.run(cli.tzfs, "tzfs", ["--store", str(hurt.path), "report", "lab", str(out)]) == 0
+    assert "d/sub" in out.read_text()
+
+
+@pytest.mark.mount
+def test_a_mount_lists_a_damaged_file_by_its_name_and_its_lstat_is_eio(hurt: Store, tmp_path: Path) -> None:
+    reason = machine.missing_fuse()
+    if reason is not None:
+        pytest.skip(reason)
+    mounted = Mounted(machine.make_workspace())
+    shutil.copytree(hurt.path, mounted.store)
+    mounted.mount()
+    try:
+        for directory in (mounted.path / "d", mounted.path / ".snapshots" / "latest" / "d"):
+            for _ in range(2):
+                names = {entry.name for entry in os.scandir(directory)}
+                assert {"a", "b", "e", "sub"} <= names
+            with pytest.raises(OSError, match="Input") as refused:
+                (directory / ("b" if "latest" not in str(directory) else "sub")).lstat()
+            assert refused.value.errno == errno.EIO
+            assert (directory / "a").read_bytes() == content(1)
+        done = subprocess.run(
+            ["ls", "-l", mounted.path / "d"], capture_output=True, text=True, check=False, timeout=30
+        )
+        assert " a\n" in done.stdout
+        assert "Input/output error" in done.stderr
+    finally:
+        mounted.unmount()
+        machine.remove_workspace(mounted.workspace)
 
 
 def test_a_flipped_bit_in_the_catalog_is_never_a_traceback(tmp_path: Path) -> None:

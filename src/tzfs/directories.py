@@ -10,8 +10,8 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final
 
 from tzfs import inodes, keys
-from tzfs.errors import Invalid, NameTooLong
-from tzfs.records import NAME_MAX, Entry, Inode, decode_entry, encode_entry
+from tzfs.errors import CorruptRecord, Invalid, NameTooLong
+from tzfs.records import INODE_MAX, NAME_MAX, Entry, Inode, decode_entry, encode_entry
 
 if TYPE_CHECKING:
     from tzfs.versions import Reader
@@ -56,14 +56,21 @@ class Directories:
         return inode.parent == parent and inode.cookie == self.cookie(name)
 
     def list(self, reader: Reader, parent: int, after: int, limit: int) -> list[Entry]:
-        """Return up to `limit` entries with cookies beyond `after`, in their order, with their inodes."""
+        """Return up to `limit` entries with cookies beyond `after`, in their order, with their inodes.
+
+        An inode that cannot be read has mode 0 there (`inodes.damaged`): one lost record hides no other name.
+        """
         if after >= keys.COOKIE_MAX:
             return []
         pairs = reader.scan(*keys.entries_after(parent, after), limit)
         entries = []
         for k, payload in pairs:
             _, cookie, name = keys.split_entry(k)
-            entries.append(Entry(cookie, name, inodes.load(reader, decode_entry(payload))))
+            try:
+                inode = inodes.load_or_damaged(reader, decode_entry(payload))
+            except CorruptRecord:
+                inode = inodes.damaged(INODE_MAX)
+            entries.append(Entry(cookie, name, inode))
         return entries
 
     def name_of(self, reader: Reader, inode: Inode) -> bytes | None:

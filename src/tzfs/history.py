@@ -5,12 +5,11 @@ Both read the changes of the txns in between and nothing else, so both cost what
 
 from __future__ import annotations
 
-import contextlib
 import stat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tzfs import failpoints, inodes, keys
-from tzfs.errors import NoEntry
+from tzfs.errors import CorruptRecord, NoEntry, StoreCorrupt
 from tzfs.records import (
     NOBODY,
     Inode,
@@ -66,8 +65,13 @@ class Paths:
         """Return the path of a directory, None where no way leads to it."""
         if number not in self._known:
             self._known[number] = None
-            with contextlib.suppress(NoEntry):
+            try:
                 self._known[number] = self.of(inodes.load(self._reader, number))
+            except NoEntry:
+                pass
+            except (CorruptRecord, StoreCorrupt):
+                # Where it stands is lost; what is in it has changed nevertheless.
+                self._known[number] = b"#%d" % number
         return self._known[number]
 
     def of(self, inode: Inode) -> bytes | None:
@@ -129,7 +133,7 @@ def _entry_changes(
     come = _places(log, after, before, Paths(after, directories))
     for number, places in come.items():
         left = gone.get(number, [])
-        inode = inodes.load(after, number)
+        inode = inodes.load_or_damaged(after, number)
         for path, record in places:
             if left:
                 yield Change(RENAMED, path, left.pop()[0], inode, record)
@@ -137,7 +141,7 @@ def _entry_changes(
                 yield Change(ADDED, path, None, inode, record)
     for number, left in gone.items():
         for path, record in left:
-            yield Change(REMOVED, path, None, inodes.load(before, number), record)
+            yield Change(REMOVED, path, None, inodes.load_or_damaged(before, number), record)
 
 
 def _places(
@@ -166,15 +170,26 @@ def _inode_changes(
         number = keys.number_of(k)
         if k[:1] != keys.INODE or number in told:
             continue
-        was, now = before.load(k), after.load(k)
-        if was is None or now is None:
+        if not _exists(before, k) or not _exists(after, k):
             continue
-        old, new = decode_inode(number, was), decode_inode(number, now)
+        old, new = inodes.load_or_damaged(before, number), inodes.load_or_damaged(after, number)
+        if not new.mode:
+            # A damaged one stands where it did, if that is known.
+            yield Change(CHANGED, paths.of(old) or b"#%d" % number, None, new, record)
+            continue
         if new.nlink == 0 or (_essence(old) == _essence(new) and number not in attributes):
             continue
         path = paths.of(new)
         if path is not None:
             yield Change(CHANGED, path, None, new, record)
+
+
+def _exists(reader: Reader, k: bytes) -> bool:
+    """Tell whether K has a record, readable or not."""
+    try:
+        return reader.load(k) is not None
+    except (CorruptRecord, StoreCorrupt):
+        return True
 
 
 def _essence(inode: Inode) -> Inode:

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from tzfs import keys
-from tzfs.errors import NoEntry
+from tzfs.errors import CorruptRecord, NoEntry, StoreCorrupt
 from tzfs.records import Inode, decode_inode, decode_mark, encode_inode, encode_mark
 
 if TYPE_CHECKING:
@@ -29,6 +29,22 @@ def load(reader: Reader, number: int) -> Inode:
     if payload is None:
         raise NoEntry(f"inode {number}")
     return decode_inode(number, payload)
+
+
+def load_or_damaged(reader: Reader, number: int) -> Inode:
+    """Return an inode, or what stands for one that cannot be read: mode 0, which no inode has.
+
+    For listings and differences, which name it and go on; whoever asks for the inode itself gets the error.
+    """
+    try:
+        return load(reader, number)
+    except (CorruptRecord, NoEntry, StoreCorrupt):
+        return damaged(number)
+
+
+def damaged(number: int) -> Inode:
+    """Return what stands for an inode that cannot be read."""
+    return Inode(number, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, b"")
 
 
 def save(txn: Transaction, inode: Inode) -> None:

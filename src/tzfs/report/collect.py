@@ -6,6 +6,7 @@ cost is that of the trees, and of the contents that are new.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -146,8 +147,13 @@ def _file(tree: Tree, path: str, found: Stat, before: _File | None, blobs: Blobs
         return before
     content = None
     if found.is_file():
-        with tree.open(path, "rb") as file:
-            content = blobs.add(file.read(CONTENT_BYTES_MAX), found.st_size)
+        try:
+            with tree.open(path, "rb") as file:
+                content = blobs.add(file.read(CONTENT_BYTES_MAX), found.st_size)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            content = blobs.add(b"(the disk has lost this content: reading it gives EIO)", found.st_size)
     elif found.is_symlink():
         target = os.fsencode(tree.readlink(path))
         content = blobs.add(target, len(target))
