@@ -2,6 +2,7 @@
 
 import os
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -230,7 +231,10 @@ def test_a_deleted_filesystem_is_not_renamed_and_not_opened(shelf: Store) -> Non
 
 
 @pytest.mark.parametrize("action", ["archive", "unarchive", "delete"])
-def test_a_mounted_filesystem_keeps_its_status(shelf: Store, action: str) -> None:
+def test_a_mounted_filesystem_keeps_its_status(
+    shelf: Store, action: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "LOCK_WAIT_S", 0.05)
     row = shelf.create("lab")
     if action == "unarchive":
         row = shelf.archive("lab")
@@ -239,6 +243,27 @@ def test_a_mounted_filesystem_keeps_its_status(shelf: Store, action: str) -> Non
         with pytest.raises(Mounted, match=r"/mnt/lab.*tzfs umount lab"):
             getattr(shelf, action)("lab")
     assert shelf.get("lab") == row
+
+
+def test_a_daemon_whose_mount_is_gone_is_waited_for(shelf: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """umount(8) returns before the daemon knows of it."""
+    row = shelf.create("lab")
+    ending: list[runtime.DirectoryLock] = []
+
+    def end_instead_of_sleeping(_seconds: float) -> None:
+        held = ending.pop()
+        held.withdraw()
+        held.release()
+
+    monkeypatch.setattr(time, "sleep", end_instead_of_sleeping)
+    for ask in (shelf.stays_mounted_at, lambda _: shelf.delete("lab")):
+        held = runtime.try_lock(shelf.directory(row))
+        assert held is not None
+        held.announce(MountRecord("/mnt/lab", os.getpid(), 1, read_only=False))
+        ending.append(held)
+        ask(row)
+        assert shelf.mounted_at(row) is None
+    assert [row.status for row in shelf.list()] == [DELETED]
 
 
 def test_a_filesystem_in_use_is_refused_after_a_wait(shelf: Store, monkeypatch: pytest.MonkeyPatch) -> None:

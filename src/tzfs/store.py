@@ -28,7 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from tzfs import check, runtime
+from tzfs import check, mountpoint, runtime
 from tzfs.catalog import (
     ARCHIVED,
     DELETED,
@@ -115,6 +115,19 @@ class Store:
     def mounted_at(self, row: FilesystemRow) -> runtime.MountRecord | None:
         """Return where a filesystem is mounted."""
         return runtime.current_mount(self.directory(row))
+
+    def stays_mounted_at(self, row: FilesystemRow) -> runtime.MountRecord | None:
+        """Return where a filesystem is mounted, after waiting for a daemon that is ending.
+
+        umount(8) returns before the daemon has taken its announcement back. So a mount that cannot be seen
+        is waited for, LOCK_WAIT_S at most; it may as well be in another container, and stay.
+        """
+        deadline = time.monotonic() + LOCK_WAIT_S
+        while (mount := self.mounted_at(row)) is not None:
+            if _is_seen(mount) or time.monotonic() >= deadline:
+                break
+            time.sleep(runtime.RETRY_S)
+        return mount
 
     def create(
         self,
@@ -344,9 +357,12 @@ class Store:
 def lock_unmounted(store: Store, row: FilesystemRow, participle: str) -> Iterator[runtime.DirectoryLock]:
     """Hold the lock of a filesystem that must not be mounted; `Mounted`, `StoreLocked`."""
     directory = store.directory(row)
-    held = runtime.lock(
-        directory, wait_s=LOCK_WAIT_S, give_up=lambda: runtime.current_mount(directory) is not None
-    )
+
+    def stays_mounted() -> bool:
+        mount = runtime.current_mount(directory)
+        return mount is not None and _is_seen(mount)
+
+    held = runtime.lock(directory, wait_s=LOCK_WAIT_S, give_up=stays_mounted)
     if held is None:
         mount = runtime.current_mount(directory)
         if mount is not None:
@@ -357,6 +373,12 @@ def lock_unmounted(store: Store, row: FilesystemRow, participle: str) -> Iterato
         raise StoreLocked(f"{row.full_name} is in use by process {runtime.holder_pid(directory)}")
     with held:
         yield held
+
+
+def _is_seen(mount: runtime.MountRecord) -> bool:
+    """Tell whether what a daemon announced is in this process's mount table."""
+    entry = mountpoint.entry_at(Path(mount.mountpoint))
+    return entry is not None and entry.kind == mountpoint.KIND
 
 
 def default_path() -> Path:

@@ -1,5 +1,6 @@
 """The life of a mount: how it begins, how it ends in every way it can, and what the next one finds."""
 
+import ctypes
 import json
 import mmap
 import os
@@ -348,6 +349,24 @@ def test_mount_fuse_tzfs_mounts_as_mount_8_calls_it(box: Box) -> None:
     box.ok("lab", box.a, "-o", options, command=HELPER)
     (box.a / "file").touch()
     assert os.path.ismount(box.a)
+
+
+def test_mounting_again_waits_for_a_daemon_that_does_not_know_yet_of_its_end(box: Box) -> None:
+    if not machine.is_root():
+        pytest.skip("only root may use umount2")
+    box.ok("mount", "lab", box.a)
+    (box.a / "file").write_text("hello")
+    pid = box.pid()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert ctypes.CDLL(None, use_errno=True).umount2(os.fsencode(box.a), 0) == 0
+        again = subprocess.Popen([*TZFS, "--store", os.fspath(box.store), "mount", "lab", os.fspath(box.a)])
+        with pytest.raises(subprocess.TimeoutExpired):
+            again.wait(1)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert again.wait(TIMEOUT_S) == 0
+    assert (box.a / "file").read_text() == "hello"
 
 
 def test_mount_fuse_tzfs_for_root_allows_set_ids_and_devices_unless_told_otherwise(box: Box) -> None:

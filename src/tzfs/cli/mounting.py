@@ -172,7 +172,7 @@ def _refuse_mounted(store: Store, row: FilesystemRow) -> None:
 
     if row.status == "deleted":
         raise WrongStatus(f"{row.full_name} is deleted: `tzfs undelete {row.full_name}` first")
-    found = store.mounted_at(row)
+    found = store.stays_mounted_at(row)
     if found is not None:
         raise Mounted(
             f"{row.full_name} is mounted at {found.mountpoint} already: use it there, or "
