@@ -29,7 +29,7 @@ async def echo(command: str, arguments: Json) -> Json:
 async def serving(directory: Path) -> AsyncIterator[None]:
     listener = control_server.listen(directory)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(control_server.run, listener, echo)
+        nursery.start_soon(control_server.run, listener, lambda: control_server.Conversation(echo))
         yield
         nursery.cancel_scope.cancel()
 

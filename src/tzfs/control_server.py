@@ -7,6 +7,7 @@ number, and both ends of a conversation in time.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import struct
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 CONNECTIONS_MAX: Final = 32
 """At a time; who comes then waits in the backlog of listen(2)."""
 IDLE_S: Final = 60.0
-"""How long a connection may be silent between two requests."""
+"""How long a connection may be silent between two requests, if it has no files open."""
 TRANSFER_S: Final = 10.0
 """How long a client may take to send a request that it began, or to take an answer."""
 _RECEIVE_BYTES: Final = 1 << 18
@@ -43,6 +44,21 @@ _UCRED = struct.Struct("3i")
 
 Handler = Callable[[str, Json], Awaitable[Json]]
 """Runs a command with its arguments; what it raises as `TzfsError` becomes the answer."""
+
+
+class Conversation:
+    """What a daemon keeps for one connection."""
+
+    def __init__(self, handler: Handler) -> None:
+        """Answer with `handler`."""
+        self.handler = handler
+
+    def may_be_silent(self) -> bool:
+        """Tell whether the client may be silent for longer than `IDLE_S`."""
+        return False
+
+    def close(self) -> None:
+        """End it."""
 
 
 def listen(directory: Path) -> socket.socket:
@@ -61,8 +77,8 @@ def listen(directory: Path) -> socket.socket:
     return listener
 
 
-async def run(listener: socket.socket, handler: Handler) -> None:
-    """Serve until cancelled; closes `listener` then."""
+async def run(listener: socket.socket, begin: Callable[[], Conversation]) -> None:
+    """Serve until cancelled, each connection with a conversation of its own; closes `listener` then."""
     server = trio.socket.from_stdlib_socket(listener)
     free = trio.CapacityLimiter(CONNECTIONS_MAX)
     with server:
@@ -71,11 +87,14 @@ async def run(listener: socket.socket, handler: Handler) -> None:
                 token = object()
                 await free.acquire_on_behalf_of(token)
                 connection, _ = await server.accept()
-                nursery.start_soon(_serve, connection, handler, free, token)
+                nursery.start_soon(_serve, connection, begin(), free, token)
 
 
 async def _serve(
-    connection: trio.socket.SocketType, handler: Handler, free: trio.CapacityLimiter, token: object
+    connection: trio.socket.SocketType,
+    conversation: Conversation,
+    free: trio.CapacityLimiter,
+    token: object,
 ) -> None:
     """Serve one connection to its end."""
     try:
@@ -83,10 +102,11 @@ async def _serve(
             if not _is_allowed(connection):
                 log.warning("a process of another user asked on the control socket and was refused")
                 return
-            await _converse(trio.SocketStream(connection), handler)
+            await _converse(trio.SocketStream(connection), conversation)
     except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
         log.info("a client of the control socket hung up or was too slow")
     finally:
+        conversation.close()
         free.release_on_behalf_of(token)
 
 
@@ -97,15 +117,15 @@ def _is_allowed(connection: trio.socket.SocketType) -> bool:
     return uid in (0, os.geteuid())
 
 
-async def _converse(stream: trio.SocketStream, handler: Handler) -> None:
+async def _converse(stream: trio.SocketStream, conversation: Conversation) -> None:
     """Answer request after request."""
     pending = bytearray()
     while True:
-        line = await _receive_line(stream, pending)
+        line = await _receive_line(stream, pending, math.inf if conversation.may_be_silent() else IDLE_S)
         if line is None:
             return
         try:
-            answer = await _answer(line, handler)
+            answer = await _answer(line, conversation.handler)
         except TzfsError as error:
             answer = error_answer(error)
         except Exception as error:
@@ -116,7 +136,7 @@ async def _converse(stream: trio.SocketStream, handler: Handler) -> None:
             await stream.send_all(encode(answer))
 
 
-async def _receive_line(stream: trio.SocketStream, pending: bytearray) -> bytes | None:
+async def _receive_line(stream: trio.SocketStream, pending: bytearray, idle_s: float) -> bytes | None:
     """Return the next line, None at the end; `pending` holds what came after the last one.
 
     A client that sends too much without a line's end, or too slowly, is hung up on.
@@ -125,7 +145,7 @@ async def _receive_line(stream: trio.SocketStream, pending: bytearray) -> bytes 
         if len(pending) > REQUEST_BYTES_MAX:
             log.warning("a request of more than %d bytes was refused", REQUEST_BYTES_MAX)
             return None
-        with trio.fail_after(TRANSFER_S if pending else IDLE_S):
+        with trio.fail_after(TRANSFER_S if pending else idle_s):
             received = await stream.receive_some(_RECEIVE_BYTES)
         if not received:
             return None

@@ -49,6 +49,7 @@ from tzfs.fuse.resync import Resync
 from tzfs.hostspace import HostSpace
 from tzfs.kv import RocksStore
 from tzfs.mountpoint import SOURCE_PREFIX, MountOptions
+from tzfs.openfiles import OpenFiles
 from tzfs.records import NOBODY
 from tzfs.session import CHECKPOINT, CHECKPOINT_PREFIX
 from tzfs.store import Store, lock_unmounted
@@ -131,6 +132,7 @@ class Daemon:
             writeback=options.writeback,
             resync=Resync(self._mountpoint),
         )
+        self._silent: set[_Conversation] = set()
         self._supervisors = self._make_supervisors()
 
     def _make_supervisors(self) -> list[Supervisor]:
@@ -188,7 +190,7 @@ class Daemon:
         listener = control_server.listen(self._directory)
         async with trio.open_nursery() as nursery:
             await nursery.start(self._watch_signals)
-            serve_control = functools.partial(control_server.run, listener, self._handle)
+            serve_control = functools.partial(control_server.run, listener, self._begin_conversation)
             nursery.start_soon(serve_control, name="control")
             for supervisor in self._supervisors:
                 nursery.start_soon(supervisor.run, name=supervisor.name)
@@ -306,14 +308,18 @@ class Daemon:
 
     # --------------------------------------------------------- control socket
 
-    async def _handle(self, command: str, arguments: Json) -> Json:
+    def _begin_conversation(self) -> control_server.Conversation:
+        """Return what is kept for a new connection of the control socket."""
+        return _Conversation(self._operations.commands.open_files(), self._handle, self._silent)
+
+    async def _handle(self, opened: OpenFiles, command: str, arguments: Json) -> Json:
         """Run a command that came over the control socket."""
         if command == CHECKPOINT:
             return await self._checkpoint()
         if command in admin.COMMANDS:
             files.require_arguments(admin.COMMANDS[command], command, arguments)
         if command in files.COMMANDS:
-            return await self._operations.run_file_command(command, arguments)
+            return await self._operations.commands.run_file_command(opened, command, arguments)
         if command == STATISTICS:
             return admin.info(self._filesystem) | COUNTERS.describe()
         if command == "sync":
@@ -324,7 +330,7 @@ class Daemon:
             result = admin.describe_snapshot(await self._operations.take_snapshot(name, NOBODY))
         elif command == "rollback":
             goal = os.fsencode(str(arguments.get("name")))
-            result = admin.describe_snapshot(await self._operations.rollback(goal))
+            result = admin.describe_snapshot(await self._operations.commands.rollback(goal))
         else:
             result = admin.run(self._filesystem, command, arguments)
         if command == "info":
@@ -341,6 +347,32 @@ class Daemon:
         path = self._directory / f"{CHECKPOINT_PREFIX}{secrets.token_hex(4)}"
         await trio.to_thread.run_sync(self._engine.checkpoint, path)
         return {"path": os.fspath(path)}
+
+
+class _Conversation(control_server.Conversation):
+    """A connection of the control socket, with the files that it has open. `silent`: those that may be."""
+
+    def __init__(
+        self,
+        opened: OpenFiles,
+        handle: Callable[[OpenFiles, str, Json], Awaitable[Json]],
+        silent: set[_Conversation],
+    ) -> None:
+        super().__init__(functools.partial(handle, opened))
+        self._opened = opened
+        self._silent = silent
+
+    def may_be_silent(self) -> bool:
+        """Tell whether files are open; but some places are for those that come and go."""
+        self._silent.discard(self)
+        if self._opened and len(self._silent) < control_server.CONNECTIONS_MAX // 2:
+            self._silent.add(self)
+        return self in self._silent
+
+    def close(self) -> None:
+        """Close its files."""
+        self._silent.discard(self)
+        self._opened.close()
 
 
 def _syncfs(descriptor: int) -> None:

@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from tzfs.errors import (
     ControlError,
     Exists,
+    FsError,
     Invalid,
     IsDirectory,
     NoEntry,
@@ -133,6 +134,11 @@ _TOLD: Final = (
 )  # fmt: skip
 
 
+def caller_of(arguments: Json) -> Caller:
+    """Return the writer that the arguments of a changing command name."""
+    return _caller(arguments["who"])
+
+
 def _caller(who: Json) -> Caller:
     """Return the writer: who may ask at all is this user or root, so what it says of itself is believed."""
     return Caller(int(who["uid"]), int(who["gid"]), int(who["pid"]), os.fsencode(str(who["program"])))
@@ -206,6 +212,11 @@ def list_attributes(fs: Filesystem, *, path: str, at: int | None = None, follow:
     """Return the names of the extended attributes, see listxattr(2)."""
     inode, at = _existing(fs, path, at, follow=follow)
     return {"names": [os.fsdecode(name) for name in fs.listxattr(inode.number, at)]}, None
+
+
+def close(_fs: Filesystem, *, number: int) -> Outcome:  # noqa: ARG001
+    """Say that a file found by `find_file` or `open_file` is not needed any more."""
+    return {}, None
 
 
 # Changing
@@ -334,9 +345,9 @@ def remove_attribute(fs: Filesystem, *, path: str, attribute: str, who: Json, fo
 COMMANDS: Final[dict[str, Callable[..., Outcome]]] = {
     f"file_{function.__name__}": function
     for function in (
-        stat, read_link, listing, read, find_file, read_slice, get_attribute, list_attributes, put, open_file,
-        write_slice, truncate, set_attributes, make_directory, make_symlink, make_link, unlink,
-        remove_directory, rename, set_attribute, remove_attribute,
+        stat, read_link, listing, read, find_file, read_slice, close, get_attribute, list_attributes,
+        put, open_file, write_slice, truncate, set_attributes, make_directory, make_symlink, make_link,
+        unlink, remove_directory, rename, set_attribute, remove_attribute,
     )
 }  # fmt: skip
 
@@ -412,3 +423,44 @@ def concerned(fs: Filesystem, arguments: Json) -> set[int]:
         if found.inode is not None:
             numbers.add(found.inode.number)
     return numbers
+
+
+class ContentChange(NamedTuple):
+    """What a command will do to a regular file that is there, beside its mode and its owner.
+
+    size: what it will be, None: as large as `data` makes it. data: what will be written, None: nothing.
+    atime_ns, mtime_ns: None: now, for mtime, and as it is.
+    """
+
+    inode: Inode
+    size: int | None = None
+    data: bytes | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+def content_change(fs: Filesystem, command: str, arguments: Json) -> ContentChange | None:
+    """Return what a command changes in content, size or times; None if it will not, or cannot."""
+    changes = arguments.get("changes", {})
+    size, data = changes.get("size", arguments.get("size")), arguments.get("data")
+    if command == "file_put":
+        size = len(arguments["data"])
+    elif command == "file_open_file" and arguments["flags"] & os.O_TRUNC:
+        size = 0
+    elif command not in {"file_write_slice", "file_truncate"} and changes.keys().isdisjoint(_CONTENT):
+        return None
+    try:
+        if "number" in arguments:
+            inode = fs.getattr(arguments["number"])
+        else:
+            inode, at = _existing(fs, arguments["path"], None, follow=arguments.get("follow", True))
+            if at is not None:
+                return None
+    except FsError:
+        return None
+    if not inode.is_regular:
+        return None
+    return ContentChange(inode, size, data, changes.get("atime_ns"), changes.get("mtime_ns"))
+
+
+_CONTENT: Final = frozenset({"size", "atime_ns", "mtime_ns"})

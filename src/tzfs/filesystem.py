@@ -13,6 +13,7 @@ checks permissions (`default_permissions`), and a program that opens a store own
 from __future__ import annotations
 
 import stat
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from tzfs import inodes, xattrs
@@ -70,6 +71,8 @@ class Filesystem:
         self._naming = Naming(self.directories)
         self._snapshots = Snapshots(self.volume)
         self._reclaim = Reclaim(self.volume)
+        self.held: Counter[int] = Counter()
+        """How often `openfiles` holds an inode, which keeps one without a name."""
         unfinished = Rollback.unfinished(self.volume)
         if unfinished is not None and not read_only:
             self._reclaim.release(unfinished.finish().inodes)
@@ -425,8 +428,8 @@ class Filesystem:
     # Orphans, snapshots, background
 
     def release(self, numbers: Iterable[int]) -> None:
-        """Say that nobody holds these inodes any more: those without a name may be reclaimed."""
-        self._reclaim.release(numbers)
+        """Say that the kernel holds these inodes no more: those without name and holder may be reclaimed."""
+        self._reclaim.release(number for number in numbers if not self.held[number])
 
     def snapshot(self, label: bytes | None = None) -> Snapshot:
         """Take a snapshot, and label it: O(1), atomic.

@@ -19,6 +19,7 @@ from tzfs.control import Closing, Json
 from tzfs.errors import DaemonGone, StoreLocked, WrongStatus
 from tzfs.filesystem import Filesystem
 from tzfs.kv import RocksStore
+from tzfs.openfiles import OpenFiles
 from tzfs.store import LOCK_WAIT_S, Store
 
 CHECKPOINT: Final = "checkpoint"
@@ -107,6 +108,7 @@ class LocalSession(Closing):
             self._engine = RocksStore.open(store.database(row), read_only=read_only)
             try:
                 self.filesystem = Filesystem(self._engine, read_only=read_only)
+                self._opened = OpenFiles(self.filesystem, self.filesystem.release)
             except BaseException:
                 self._engine.close()
                 raise
@@ -117,7 +119,7 @@ class LocalSession(Closing):
     def call(self, command: str, **arguments: object) -> Json:
         """See `Session.call`."""
         if command in files.COMMANDS:
-            result, changed = files.run(self.filesystem, command, dict(arguments))
+            result, changed = self._opened.run(command, dict(arguments))
             if changed is not None:
                 self.filesystem.release(changed.inodes)
                 self.filesystem.reclaim(_RECLAIM_SLICE)
@@ -140,6 +142,7 @@ class LocalSession(Closing):
     def close(self) -> None:
         """See `Session.close`."""
         try:
+            self._opened.close()
             self._engine.close()
         finally:
             self._held.release()

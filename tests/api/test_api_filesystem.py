@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -169,17 +170,73 @@ def test_files_open_as_they_do_everywhere(fs: tzfs.Filesystem) -> None:
         raw.write(b"x")
 
 
-def test_a_removed_file_is_stale_for_who_has_it_open(fs: tzfs.Filesystem) -> None:
+def test_a_removed_file_stays_for_who_has_it_open(fs: tzfs.Filesystem) -> None:
     fs.write_bytes("a", b"1")
-    with fs.open("a", "rb", buffering=0) as file:
+    fs.sync()
+    before = fs.info()["usage"]["inodes"]
+    with fs.open("a", "r+b", buffering=0) as file, fs.open("a", "rb", buffering=0) as other:
         fs.remove("a")
-        fs.snapshot()
-        fs.write_bytes("other", b"")
-        with pytest.raises(OSError, match="removed") as caught:  # noqa: PT012 which read fails is open
-            while True:  # until reclaim has been there
-                file.seek(0)
-                file.read(1)
-        assert caught.value.errno == errno.ESTALE
+        other.close()
+        reclaimed(fs)
+        assert file.write(b"22") == 2
+        file.seek(0)
+        assert file.read() == b"22"
+        assert not fs.exists("a")
+        assert fs.check() == []
+        number = file._number  # type: ignore[attr-defined]
+    reclaimed(fs)
+    assert fs.info()["usage"]["inodes"] == before - 1
+    with pytest.raises(FileNotFoundError):
+        fs._connection.call("file_read_slice", number=number, offset=0, size=1, at=None)
+
+
+def reclaimed(fs: tzfs.Filesystem) -> None:
+    """Return when nothing waits to be reclaimed."""
+    deadline = time.monotonic() + 60
+    while fs.info()["reclaim_backlog"]:
+        assert time.monotonic() < deadline
+        fs.touch("work for who reclaims only with a change")
+        fs.remove("work for who reclaims only with a change")
+
+
+@pytest.mark.mount
+def test_a_file_that_a_client_has_open_goes_with_the_client(shared: Mounted) -> None:
+    store = tzfs.Store.open(shared.store)
+    with store.open_filesystem(shared.name) as fs, store.open_filesystem(shared.name) as client:
+        fs.write_bytes("a", b"1")
+        with client.open("a", "rb", buffering=0) as file:
+            (shared.path / "a").unlink()
+            reclaimed(fs)
+            assert file.read() == b"1"
+            client._connection._drop()  # as the end of the process does
+            with pytest.raises(OSError, match="removed") as caught:  # noqa: PT012 which read fails is open
+                while True:  # until the daemon has noticed, and reclaim has been there
+                    file.seek(0)
+                    file.read(1)
+            assert caught.value.errno == errno.ESTALE
+
+
+def test_closing_a_file_in_the_middle_of_a_call_waits_for_its_end(
+    fs: tzfs.Filesystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As the collector does, which may run at any moment.
+    fs.write_bytes("a", b"1")
+    file = fs.open("a", "rb", buffering=0)
+    session = fs._connection._session
+    assert session is not None
+    call = session.call
+    called = []
+
+    def call_and_collect(command: str, **arguments: object) -> dict[str, object]:
+        called.append(command)
+        file.close()
+        return call(command, **arguments)
+
+    monkeypatch.setattr(session, "call", call_and_collect)
+    assert fs.read_bytes("a") == b"1"
+    assert called == ["file_read"]
+    assert fs.read_bytes("a") == b"1"
+    assert called == ["file_read", "file_close", "file_read"]
 
 
 def test_attributes_are_set(fs: tzfs.Filesystem) -> None:

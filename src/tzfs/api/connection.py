@@ -6,6 +6,8 @@ question that changes nothing is then asked once more; a change is not, for it m
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import os
 import threading
 from pathlib import Path
@@ -22,7 +24,7 @@ Json = dict[str, Any]
 
 _HARMLESS: Final = {
     "info", "check", "diff", "snapshots", "snapshot_find", "sync", "file_stat", "file_read_link",
-    "file_listing", "file_read", "file_read_slice", "file_find_file",
+    "file_listing", "file_read", "file_read_slice", "file_find_file", "file_close",
     "file_get_attribute", "file_list_attributes",
 }  # fmt: skip
 """Commands that can be repeated: those that change nothing."""
@@ -35,9 +37,12 @@ class Connection:
         """Connect to the filesystem `row`; raises what `session.connect` raises."""
         self.store = store
         self.row = row
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._session: Session | None = None
         self._is_closed = False
+        self.sessions = 0
+        """How many there were. What a session has open, no other has."""
+        self._to_close: collections.deque[tuple[int, int]] = collections.deque()
         with raising():
             self._open()
 
@@ -50,6 +55,7 @@ class Connection:
         if self._session is None:
             # The catalog has the last word on name and status: a daemon may have ended meanwhile.
             self._session = connect(self.store, self.store.catalog.get(self.row.id) or self.row)
+            self.sessions += 1
         return self._session
 
     def _drop(self) -> None:
@@ -61,6 +67,7 @@ class Connection:
         """Run a command; `about` is the path that an error names."""
         try:
             with self._lock:
+                self._close_files()
                 return self._call(command, arguments)
         except TzfsError as error:
             raise os_error(error, about) from None
@@ -77,6 +84,28 @@ class Connection:
             self._drop()
             raise
         return self._open().call(command, **arguments)
+
+    def close_file(self, number: int, session: int) -> None:
+        """Say that a file that a session had opened is not needed any more.
+
+        The collector may do so at any moment, in the middle of a call of this very thread. Then the file is
+        closed by the next call.
+        """
+        self._to_close.append((number, session))
+        if self._lock.acquire(blocking=False):
+            try:
+                self._close_files()
+            finally:
+                self._lock.release()
+
+    def _close_files(self) -> None:
+        """Close what `close_file` was told of."""
+        while self._to_close:
+            number, session = self._to_close.popleft()
+            if self._session is not None and session == self.sessions and self._session.is_alive():
+                # DaemonGone: it has closed them all.
+                with contextlib.suppress(TzfsError):
+                    self._session.call("file_close", number=number)
 
     def change(self, command: str, /, *, about: str | None = None, **arguments: object) -> Json:
         """Run a command of `tzfs.files` that changes something: it is told who asks."""

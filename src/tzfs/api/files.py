@@ -18,13 +18,14 @@ _BUFFER_BYTES: Final = 128 << 10
 class RawFile(io.RawIOBase):
     """One file, unbuffered. It is known by its inode, so renaming it changes nothing for who has it open.
 
-    Unlike on a mount, nothing keeps a removed file alive: reading or writing it raises `Stale` (ESTALE), as
-    NFS does.
+    Removing it does not either, until it is closed. But it is gone with the session that opened it, when a
+    daemon ends, or comes: then reading or writing it raises `Stale` (ESTALE), as NFS does.
     """
 
     def __init__(self, connection: Connection, number: int, at: int | None, name: str, mode: str) -> None:
         """Use `Tree.open`; `mode` as in `open`, without "b" and "t"."""
         super().__init__()
+        self._session = connection.sessions
         self._connection = connection
         self._number = number
         self._at = at
@@ -127,6 +128,12 @@ class RawFile(io.RawIOBase):
         except NoEntry:
             raise self._stale() from None
         return size
+
+    def close(self) -> None:
+        """See `io.IOBase.close`; a file that was removed meanwhile is gone then."""
+        if not self.closed and self._at is None:
+            self._connection.close_file(self._number, self._session)
+        super().close()
 
     def _require(self, *, can: bool, what: str) -> None:
         """Refuse what the mode does not allow, as `io` does."""

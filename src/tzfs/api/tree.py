@@ -187,14 +187,11 @@ class Tree:
 
     def read_bytes(self, path: PathLike) -> bytes:
         """Return the content of a file: one look up to 512 KiB, several beyond. `IsDirectory`."""
-        name = text(path)
-        found = self._ask("file_read", path)
-        content: bytes = found["data"]
+        content: bytes = self._ask("file_read", path)["data"]
         if len(content) < SLICE_BYTES:
             return content
-        with files.RawFile(self._connection, found["number"], found["at"], name, "r") as raw:
-            raw.seek(len(content))
-            return content + raw.readall()
+        with self.open(path, "rb") as file:
+            return file.read()
 
     def read_text(self, path: PathLike, encoding: str = "utf-8", errors: str = "strict") -> str:
         """Return the content of a file as text, as `read_bytes` finds it."""

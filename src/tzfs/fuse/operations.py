@@ -16,25 +16,23 @@ store's log before it is answered, which a killed daemon does not lose.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import os
 import stat
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import pyfuse3
-import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
 
-from tzfs import files
 from tzfs.errors import CrossDevice, NoEntry, ReadOnly, Stale
 from tzfs.fuse.attributes import CACHED_S, attributes, changes, no_entry, statistics
 from tzfs.fuse.boundary import notice, request
+from tzfs.fuse.commands import Commands
 from tzfs.fuse.counters import COUNTERS
 from tzfs.fuse.handles import Handle, Handles, LookupCounts, Programs
-from tzfs.fuse.resync import Resync, StaleCaches, collect, write_out
+from tzfs.fuse.resync import Resync
 from tzfs.fuse.views import (
     LIVE,
     SNAPSHOTS_NAME,
@@ -47,15 +45,12 @@ from tzfs.fuse.views import (
     refuse_old_name,
     view_of,
 )
-from tzfs.history import Restored
 from tzfs.records import INODE_MAX, NOBODY, Caller, Inode, Snapshot
 
 if TYPE_CHECKING:
     from tzfs.filesystem import Filesystem
 
 _log = logging.getLogger("tzfs.fuse")
-
-T = TypeVar("T")
 
 Ctx = RequestContext
 
@@ -95,8 +90,7 @@ class Operations(pyfuse3.Operations):
         self._known = LookupCounts()
         self._handles = Handles()
         self._programs = Programs()
-        self._resync = resync
-        self._telling = trio.Lock()
+        self.commands = Commands(fs, flush=flush, known=self._known, handles=self._handles, resync=resync)
         self._no_entry = no_entry()
 
     # --------------------------------------------------------------- helpers
@@ -132,61 +126,6 @@ class Operations(pyfuse3.Operations):
         the handle. So there are none but those of open handles.
         """
         return self._handles.open_for_writing()
-
-    async def rollback(self, name: bytes) -> Snapshot:
-        """Make the live tree what it was at a snapshot, and return the snapshot of the present.
-
-        What the kernel holds dirty belongs to the present and is in that snapshot; what it keeps of the
-        tree is told to it anew. Raises `SnapshotMissing`, `ReadOnly`.
-        """
-        await self._flush()
-        present, restored = self._fs.rollback(name)
-        known = self._let_go(restored.inodes)
-        await self._tell(collect(self._fs, restored, known))
-        return present
-
-    async def run_file_command(self, command: str, arguments: files.Json) -> files.Json:
-        """Run a command of `tzfs.files`, between what the kernel holds dirty and what it must forget.
-
-        What a program writes to the same file in the very moment of the command may be lost, as when two
-        programs write it.
-        """
-        writing = self._handles.open_for_writing()
-        if writing:
-            concerned = files.concerned(self._fs, arguments)
-            await _in_thread(write_out, self._among(writing, concerned))
-        result, changed = files.run(self._fs, command, arguments)
-        if changed is not None:
-            known = self._let_go(changed.inodes)
-            entries = {entry for entry in changed.entries if self._is_known(entry[0])}
-            if known or entries:
-                await self._tell(collect(self._fs, Restored(set(), entries), known, names=False))
-        return result
-
-    def _among(self, writing: set[int], concerned: set[int]) -> list[int]:
-        """Return those of `writing` that are concerned, themselves or as an entry of a directory."""
-        found = []
-        for number in writing:
-            with contextlib.suppress(NoEntry, Stale):
-                if number in concerned or self._fs.getattr(number).parent in concerned:
-                    found.append(number)
-        return found
-
-    def _let_go(self, numbers: set[int]) -> list[int]:
-        """Return those inodes that the kernel knows; of the others nobody will say that it forgot them."""
-        known = [number for number in numbers if self._is_known(number)]
-        self._fs.release(numbers.difference(known))
-        return known
-
-    def _is_known(self, number: int) -> bool:
-        """Tell whether the kernel knows an inode; the root without ever having looked it up."""
-        return number == self._fs.ROOT or self._known[number] > 0
-
-    async def _tell(self, stale: StaleCaches) -> None:
-        """Tell the kernel what changed without a request of its own; one at a time."""
-        if self._resync is not None:
-            async with self._telling:
-                await _in_thread(self._resync.run, stale)
 
     # ----------------------------------------------------- names and attributes
 
@@ -234,12 +173,12 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         """Change attributes: chmod, chown, truncate, utimensat, and the times of the writeback cache."""
         refuse_change(inode)
-        if self._resync is not None and ctx.pid == self._resync.thread_id:
-            return attributes(self._fs.getattr(inode), LIVE)
         asked = changes(attr, fields)
         if asked[:5] == _NOTHING_BUT_TIMES and asked.mtime_ns is not None and asked.ctime_ns is not None:
             caller = self._caller(ctx)
             return attributes(self._fs.settle_times(inode, asked.mtime_ns, asked.ctime_ns, caller), LIVE)
+        if await self.commands.claims(ctx.pid, inode, asked):
+            return attributes(self._fs.getattr(inode), LIVE)
         if asked.size is not None and asked.mtime_ns is None and not self._stamp:
             # The kernel, which keeps the times, sends them with every size but the one that a file has.
             now = self._fs.getattr(inode)
@@ -489,12 +428,3 @@ def _refuse_leaving(st_ino: int) -> None:
     """Raise CrossDevice for what would make a file of a snapshot live."""
     if st_ino > INODE_MAX:
         raise CrossDevice("a snapshot's file cannot be moved or linked: copy it")
-
-
-async def _in_thread(function: Callable[[T], None], argument: T) -> None:
-    """Run what makes requests of this very mount.
-
-    When the daemon ends, nobody answers these any more: then the thread is left behind, and the kernel fails
-    its requests as soon as the mount is gone.
-    """
-    await trio.to_thread.run_sync(function, argument, abandon_on_cancel=True)
