@@ -70,11 +70,21 @@ def test_a_bare_machine_gets_everything_in_one_go(bare: Machine) -> None:
     done = bare.run("install_system test")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("\n") == 1
-    assert bare.packages() >= {"fuse3", "libfuse3-dev", "pkg-config", "gcc", "libc6-dev", "git", "python3"}
+    assert bare.packages() >= {
+        "fuse3",
+        "libfuse3-dev",
+        "pkg-config",
+        "gcc",
+        "libc6-dev",
+        "git",
+        "acl",
+        "python3",
+    }
 
 
 def test_a_machine_with_python_gets_the_headers_of_that_version_alone(bare: Machine) -> None:
     bare.link("fusermount3", "git")
+    bare.add("setfacl", "")
     bare.add("cc", "")
     bare.add("pkg-config", "")
     bare.add_python("exit 1")
@@ -83,7 +93,7 @@ def test_a_machine_with_python_gets_the_headers_of_that_version_alone(bare: Mach
 
 
 def test_what_is_there_is_not_installed(bare: Machine) -> None:
-    for name in ("fusermount3", "cc", "pkg-config", "git"):
+    for name in ("fusermount3", "cc", "pkg-config", "git", "setfacl"):
         bare.add(name, "")
     bare.add_python("exit 0")
     done = bare.run("install_system test")

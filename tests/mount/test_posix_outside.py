@@ -99,6 +99,17 @@ def beside(mounted: Mounted) -> Path:
     return path
 
 
+@pytest.fixture
+def namespaces() -> None:
+    """Skip where a process cannot have mounts of its own that no other sees."""
+    try:
+        in_child(syscalls.unshare_mounts)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        pytest.skip("/ is no mount point, as in a chroot: mounts made here would be seen elsewhere")
+
+
 def make_snapshot(mounted: Mounted) -> Path:
     """Make a tree, a snapshot of it, change the tree, and return the snapshot's directory `top`."""
     top = mounted.path / "top"
@@ -112,7 +123,7 @@ def make_snapshot(mounted: Mounted) -> Path:
 
 
 def test_a_snapshot_is_bound_to_another_place_as_root_directory_of_something_else(
-    mounted: Mounted, beside: Path
+    mounted: Mounted, beside: Path, namespaces: None
 ) -> None:
     shown = make_snapshot(mounted)
 
@@ -141,7 +152,9 @@ def test_a_bound_snapshot_stays_readable_while_others_are_taken_and_deleted(
         assert (beside / ".." / "top" / "file").exists() is False
 
 
-def test_overlayfs_takes_a_snapshot_as_its_lower_layer(mounted: Mounted, beside: Path) -> None:
+def test_overlayfs_takes_a_snapshot_as_its_lower_layer(
+    mounted: Mounted, beside: Path, namespaces: None
+) -> None:
     """What containers do with an image: changes go up, the snapshot stays."""
     shown = make_snapshot(mounted)
     upper, work, merged = (beside / name for name in ("upper", "work", "merged"))
@@ -171,7 +184,9 @@ def test_overlayfs_takes_a_snapshot_as_its_lower_layer(mounted: Mounted, beside:
     assert os.listdir(shown / "directory") == ["file"]
 
 
-def test_two_mount_namespaces_see_the_same_files_at_once(mounted: Mounted, beside: Path) -> None:
+def test_two_mount_namespaces_see_the_same_files_at_once(
+    mounted: Mounted, beside: Path, namespaces: None
+) -> None:
     """As two containers that share a volume: the other one has it somewhere else, under its own names."""
     (mounted.path / "shared").mkdir()
     (mounted.path / "shared" / "ping").write_text("ping")
@@ -191,7 +206,7 @@ def test_two_mount_namespaces_see_the_same_files_at_once(mounted: Mounted, besid
     assert sorted(os.listdir(mounted.path / "shared")) == ["pong", "renamed"]
 
 
-def test_a_mount_within_the_mount_hides_and_shows_again(mounted: Mounted) -> None:
+def test_a_mount_within_the_mount_hides_and_shows_again(mounted: Mounted, namespaces: None) -> None:
     (mounted.path / "covered").mkdir()
     (mounted.path / "covered" / "below").touch()
 
