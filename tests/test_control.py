@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 import stat
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +23,10 @@ async def echo(command: str, arguments: Json) -> Json:
         raise SnapshotMissing("no snapshot 7")
     if command == "bug":
         raise ZeroDivisionError
+    if command == "bytes":
+        return {"data": b"x"}
+    if command == "put":
+        return {"command": command, **arguments}
     return {"command": command, "arguments": arguments}
 
 
@@ -47,6 +52,77 @@ async def test_a_command_and_its_arguments_arrive_and_the_result_comes_back(tmp_
     async with serving(tmp_path):
         answer = await in_thread(lambda: ask(tmp_path, "snapshot", label="a", names=["\udcff\n", "ä"]))
     assert answer == {"command": "snapshot", "arguments": {"label": "a", "names": ["\udcff\n", "ä"]}}
+
+
+async def test_content_travels_as_it_is(tmp_path: Path) -> None:
+    content = os.urandom(control.CONTENT_BYTES_MAX - 2)
+
+    def twice() -> Json:
+        with Client(tmp_path) as client:
+            assert client.call("next", label="a")["arguments"] == {"label": "a"}
+            return client.call("put", data=content, more=b"\n{", none=b"", label="\udcff")
+
+    async with serving(tmp_path):
+        answer = await in_thread(twice)
+    assert answer == {"command": "put", "data": content, "more": b"\n{", "none": b"", "label": "\udcff"}
+
+
+async def test_content_that_is_no_part_of_a_message_is_refused(tmp_path: Path) -> None:
+    lines = [
+        b'{"command": "x", "bytes": -1}',
+        b'{"command": "x", "bytes": true}',
+        b'{"command": "x", "bytes": 99999999}',
+        b'{"command": "x", "bytes": 1, "arguments": {}}\n?',
+        b'{"command": "x", "bytes": 1, "arguments": {"a": {"bytes": 2}}}\n?',
+        b'{"command": "x", "arguments": {"a": {"bytes": 1}}}',
+        b'{"command": "x", "arguments": {"a": {"bytes": null}}}',
+        b'{"command": "x", "bytes": 1, "arguments": {"a": {"bytes": -1}, "b": {"bytes": 2}}}\n?',
+    ]
+    async with serving(tmp_path):
+        for line in lines:
+            end = b"" if line.endswith(b"?") else b"\n"
+            sent = line + end + control.encode({"command": "next"})
+            answers = (await trio.to_thread.run_sync(raw, tmp_path, sent)).splitlines()
+            assert [control.decode(answer)["ok"] for answer in answers] == [False, True], line
+        cut = b'{"command": "x", "bytes": 5, "arguments": {"a": {"bytes": 5}}}\n?'
+        assert await trio.to_thread.run_sync(raw, tmp_path, cut) == b""
+
+
+async def test_a_client_of_the_first_version_is_told_so_when_content_would_travel(tmp_path: Path) -> None:
+    async with serving(tmp_path):
+        for line, is_served in (
+            (b'{"command": "info", "arguments": {}}', True),
+            (b'{"command": "bytes", "arguments": {}}', False),
+        ):
+            answer = control.decode(await trio.to_thread.run_sync(raw, tmp_path, line + b"\n"))
+            assert answer["ok"] is is_served
+    assert "different versions" in answer["error"]["message"]
+
+
+def test_a_daemon_of_the_first_version_is_told_so_before_content_travels(tmp_path: Path) -> None:
+    answers = {
+        "info": b'{"ok":true,"result":{"txn":1}}\n',
+        "version": b'{"ok":false,"error":{"class":"ControlError","message":"no such command"}}\n',
+        "read": b'{"ok":true,"result":{"data":{"base64":"eA=="}}}\n',
+    }
+    listener = control_server.listen(tmp_path)
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection, connection.makefile("rb") as lines:
+            for line in lines:
+                connection.sendall(answers[control.decode(line)["command"]])
+
+    daemon = threading.Thread(target=serve)
+    daemon.start()
+    with Client(tmp_path, timeout_s=20) as client:
+        assert client.call("info") == {"txn": 1}
+        for command, arguments in (("write", {"data": b"x"}), ("read", {})):
+            with pytest.raises(ControlError, match="different versions"):
+                client.call(command, **arguments)
+    daemon.join(20)
+    listener.close()
+    assert not daemon.is_alive()
 
 
 async def test_a_connection_carries_many_requests(tmp_path: Path) -> None:

@@ -1,13 +1,17 @@
-"""How a command reaches a mounted filesystem: JSON lines on a Unix socket.
+"""How a command reaches a mounted filesystem: JSON lines on a Unix socket, and bytes behind them.
 
     <store>/filesystems/<id>/control.sock     mode 0600; the server checks the peer's uid besides
 
-    request   {"command": "snapshot", "arguments": {"label": "before"}}
-    answer    {"ok": true, "result": {...}}
-              {"ok": false, "error": {"class": "SnapshotMissing", "message": "..."}}
+    request   {"version": 2, "command": "snapshot", "arguments": {"label": "before"}}
+    answer    {"version": 2, "ok": true, "result": {...}}
+              {"version": 2, "ok": false, "error": {"class": "SnapshotMissing", "message": "..."}}
 
 One object a line, in order; a connection carries any number. Where an argument or a field of a result is
-bytes, it travels as {"base64": "..."}: content of files, in slices that fit the bound of a request.
+bytes, content of files, the line has {"bytes": LENGTH} in its place, and "bytes": LENGTH of all of them
+together; they follow the line, one after the other.
+
+In version 1 content was part of the line. Both ends tell a client and a daemon of different versions apart
+before content travels between them; all else they can say to each other.
 
 This module is the protocol and the client, which is synchronous and imports little, because a command
 line waits for it; `tzfs.control_server` is the other end.
@@ -15,7 +19,6 @@ line waits for it; `tzfs.control_server` is the other end.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
@@ -31,8 +34,11 @@ from tzfs import errors
 from tzfs.errors import ControlError, DaemonGone, TzfsError
 
 SOCKET_NAME: Final = "control.sock"
+VERSION: Final = 2
 REQUEST_BYTES_MAX: Final = 1 << 20
-"""A request is a command and a few names, or a slice of content; what is longer is not one of ours."""
+"""A request is a command and a few names; what is longer is not one of ours."""
+CONTENT_BYTES_MAX: Final = 1 << 20
+"""What may follow a line: a slice of content or an extended attribute."""
 ANSWER_BYTES_MAX: Final = 1 << 28
 """An answer lists snapshots or changes: about 100 bytes each, so millions of them fit."""
 ANSWER_TIMEOUT_S: Final = 600.0
@@ -45,8 +51,28 @@ Json = dict[str, Any]
 
 
 def encode(message: Json) -> bytes:
-    """Return one line. Names that are no UTF-8 travel as lone surrogates, which JSON escapes."""
-    return json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n"
+    """Return a message as it travels. Names that are no UTF-8 do as lone surrogates, which JSON escapes.
+
+    Bytes may be values of its "arguments" or its "result".
+    """
+    message = {"version": VERSION, **message}
+    contents: list[bytes] = []
+    for key in _CARRIERS:
+        fields = message.get(key)
+        if isinstance(fields, dict):
+            contents += [value for value in fields.values() if isinstance(value, bytes)]
+            message[key] = {name: _replaced(value) for name, value in fields.items()}
+    if contents:
+        message["bytes"] = sum(map(len, contents))
+    line = json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n"
+    return b"".join([line, *contents])
+
+
+_CARRIERS: Final = ("arguments", "result")
+
+
+def _replaced(value: object) -> object:
+    return {"bytes": len(value)} if isinstance(value, bytes) else value
 
 
 def decode(line: bytes) -> Json:
@@ -60,26 +86,39 @@ def decode(line: bytes) -> Json:
     return message
 
 
-def pack(fields: Json) -> Json:
-    """Return arguments or a result with their bytes as JSON has them."""
-    return {
-        name: {"base64": base64.b64encode(value).decode("ascii")} if isinstance(value, bytes) else value
-        for name, value in fields.items()
-    }
+def content_length(message: Json) -> int:
+    """Return how many bytes follow a line; `ControlError` for what is no such number."""
+    length = message.get("bytes", 0)
+    if type(length) is not int or not 0 <= length <= CONTENT_BYTES_MAX:
+        raise ControlError(f"what follows a line is up to {CONTENT_BYTES_MAX} bytes")
+    return length
 
 
-def unpack(fields: Json) -> Json:
-    """Return what `pack` was given; `ControlError` for what it cannot have made."""
-    return {name: _unpacked(value) for name, value in fields.items()}
+def unpack(message: Json, content: bytes) -> Json:
+    """Return what `encode` was given, from a line and what followed it; `ControlError` if they differ."""
+    place = 0
+    for key in _CARRIERS:
+        fields = message.get(key)
+        if not isinstance(fields, dict):
+            continue
+        for name, value in fields.items():
+            if isinstance(value, dict) and value.keys() == {"bytes"}:
+                length = value["bytes"]
+                if type(length) is not int or not 0 <= length <= len(content) - place:
+                    raise ControlError("less bytes follow a line than it has")
+                fields[name] = content[place : place + length]
+                place += length
+    if place != len(content):
+        raise ControlError("more bytes follow a line than it has")
+    return message
 
 
-def _unpacked(value: object) -> object:
-    if not isinstance(value, dict) or value.keys() != {"base64"}:
-        return value
-    try:
-        return base64.b64decode(value["base64"], validate=True)
-    except (TypeError, ValueError):
-        raise ControlError("not base64") from None
+def require_version(message: Json) -> None:
+    """Raise `ControlError` unless the other end speaks this version."""
+    if message.get("version") != VERSION:
+        raise ControlError(
+            "the daemon and this program are of different versions of tzfs: unmount and mount again"
+        )
 
 
 def error_answer(error: TzfsError) -> Json:
@@ -158,24 +197,38 @@ class Client(Closing):
             raise DaemonGone(f"no daemon answers in {directory}") from error
         self._socket.settimeout(timeout_s)
         self._lines = self._socket.makefile("rb")
+        self._is_known = False
 
     def call(self, command: str, **arguments: object) -> Json:
         """Run a command in the daemon and return its result; raises what it raised there."""
-        try:
-            self._socket.sendall(encode({"command": command, "arguments": pack(arguments)}))
-            line = self._lines.readline(ANSWER_BYTES_MAX)
-        except TimeoutError:
-            raise ControlError("the daemon does not answer: see its log, daemon.log in the store") from None
-        except OSError as error:
-            raise DaemonGone("the daemon ended while it was asked: see its log, daemon.log") from error
-        if not line.endswith(b"\n"):
-            raise DaemonGone("the daemon ended while it was asked: see its log, daemon.log")
-        answer = decode(line)
+        if not self._is_known and any(isinstance(value, bytes) for value in arguments.values()):
+            require_version(self._ask("version", {}))
+            self._is_known = True
+        answer = self._ask(command, arguments)
         raise_error(answer)
         result = answer.get("result")
         if not isinstance(result, dict):
             raise ControlError("the daemon's answer has no result")
-        return unpack(result)
+        if any(isinstance(value, dict) and value.keys() == {"base64"} for value in result.values()):
+            require_version(answer)
+        return result
+
+    def _ask(self, command: str, arguments: Json) -> Json:
+        """Return the answer to one request."""
+        try:
+            self._socket.sendall(encode({"command": command, "arguments": arguments}))
+            line = self._lines.readline(ANSWER_BYTES_MAX)
+            if line.endswith(b"\n"):
+                answer = decode(line)
+                length = content_length(answer)
+                content = self._lines.read(length)
+                if len(content) == length:
+                    return unpack(answer, content)
+        except TimeoutError:
+            raise ControlError("the daemon does not answer: see its log, daemon.log in the store") from None
+        except OSError as error:
+            raise DaemonGone("the daemon ended while it was asked: see its log, daemon.log") from error
+        raise DaemonGone("the daemon ended while it was asked: see its log, daemon.log")
 
     def is_alive(self) -> bool:
         """Tell whether the daemon is still there: it hangs up when it ends, and on who is silent for long."""

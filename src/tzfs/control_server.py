@@ -6,6 +6,7 @@ number, and both ends of a conversation in time.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -21,10 +22,11 @@ from tzfs.control import (
     REQUEST_BYTES_MAX,
     SOCKET_NAME,
     Json,
+    content_length,
     decode,
     encode,
     error_answer,
-    pack,
+    require_version,
     socket_address,
     unpack,
 )
@@ -124,8 +126,14 @@ async def _converse(stream: trio.SocketStream, conversation: Conversation) -> No
         line = await _receive_line(stream, pending, math.inf if conversation.may_be_silent() else IDLE_S)
         if line is None:
             return
+        length = 0
+        with contextlib.suppress(ControlError):  # which is answered below
+            length = content_length(decode(line))
+        content = await _receive_content(stream, pending, length)
+        if content is None:
+            return
         try:
-            answer = await _answer(line, conversation.handler)
+            answer = await _answer(line, content, conversation.handler)
         except TzfsError as error:
             answer = error_answer(error)
         except Exception as error:
@@ -155,10 +163,30 @@ async def _receive_line(stream: trio.SocketStream, pending: bytearray, idle_s: f
     return line
 
 
-async def _answer(line: bytes, handler: Handler) -> Json:
+async def _receive_content(stream: trio.SocketStream, pending: bytearray, length: int) -> bytes | None:
+    """Return what follows a line, None at the end."""
+    with trio.fail_after(TRANSFER_S):
+        while len(pending) < length:
+            received = await stream.receive_some(_RECEIVE_BYTES)
+            if not received:
+                return None
+            pending += received
+    content = bytes(pending[:length])
+    del pending[:length]
+    return content
+
+
+async def _answer(line: bytes, content: bytes, handler: Handler) -> Json:
     """Return the answer to one request."""
     request = decode(line)
+    content_length(request)
     command, arguments = request.get("command"), request.get("arguments", {})
     if not isinstance(command, str) or not isinstance(arguments, dict):
         raise ControlError("a request has a command and arguments")
-    return {"ok": True, "result": pack(await handler(command, unpack(arguments)))}
+    unpack(request, content)
+    if command == "version":
+        return {"ok": True, "result": {}}
+    result = await handler(command, arguments)
+    if any(isinstance(value, bytes) for value in result.values()):
+        require_version(request)
+    return {"ok": True, "result": result}

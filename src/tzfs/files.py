@@ -2,7 +2,7 @@
 
 They stand beside those of `tzfs.admin` and are run like them: by the daemon of a mounted filesystem, for who
 asks on its control socket, and otherwise by the program itself. Each is one operation of the core, so it is
-atomic, and returns what it found as JSON, in which content is bytes (`tzfs.control` carries them as base64),
+atomic, and returns what it found as JSON, in which content is bytes (`tzfs.control` carries them),
 and what it changed, for the caches of whoever stands above.
 
 A path is text (`os.fsdecode`) from the root; a leading slash says nothing more. Symlinks are followed inside
@@ -42,7 +42,7 @@ Outcome = tuple[Json, Restored | None]
 """The result, and what the command changed: None for those that change nothing."""
 
 SLICE_BYTES: Final = 512 << 10
-"""The most content that one command carries: as base64 it is 683 KiB, and a request may have 1 MiB."""
+"""The most content that one command carries; a message may have 1 MiB."""
 LIST_MAX: Final = 1000
 """Entries of one page of a listing: some 400 bytes each as JSON."""
 SYMLINKS_MAX: Final = 40

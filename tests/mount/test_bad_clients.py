@@ -81,6 +81,9 @@ def rubbish(rng: random.Random) -> bytes:
             b"[" * 5000 + b"\n",
             b'{"command": "' + b"x" * 100_000 + b'"}\n',
             b'{"command": "info", "arguments": {"a": 1e999}}\n',
+            b'{"command": "info", "bytes": %d}\n' % rng.randrange(-5, 1 << 40),
+            b'{"command": "file_put", "bytes": 9, "arguments": {"data": {"bytes": 9}}}\n' + rng.randbytes(12),
+            b'{"command": "file_put", "bytes": %d}\n' % rng.randrange(1 << 20) + rng.randbytes(2000),
         ]
     )
 
@@ -88,7 +91,24 @@ def rubbish(rng: random.Random) -> bytes:
 def argument(rng: random.Random) -> Any:  # noqa: ANN401 - any of JSON
     """Return a value of any JSON type."""
     return rng.choice(
-        [None, True, -1, 10**30, 1.5, "", "\udcff\n\0", "\ud800", [], [1], ["x" * 300], {}, {"a": []}]
+        [
+            None,
+            True,
+            -1,
+            10**30,
+            1.5,
+            "",
+            "\udcff\n\0",
+            "\ud800",
+            b"\n\0",
+            b"x" * 9999,
+            {"bytes": 1},
+            [],
+            [1],
+            ["x" * 300],
+            {},
+            {"a": []},
+        ]
     )
 
 
