@@ -1,0 +1,187 @@
+"""A rollback on a mount: nothing that the kernel had cached of the present outlives it.
+
+The kernel keeps names, missing names, attributes, listings and pages for a day. Each test fills those caches,
+rolls back, and looks again by every way that a program may hold on to a file.
+"""
+
+# The system calls themselves, by their names.
+# ruff: noqa: PTH208
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.mounting import Mounted
+from support.observe import Record, describe, record
+
+pytestmark = pytest.mark.mount
+
+LENGTH = 3 * 65536 + 100
+
+
+def make_goal(top: Path) -> None:
+    """Make a tree with one of everything that can be cached."""
+    for name in ("stays", "shrinks", "grows", "goes", "replaced"):
+        (top / name).write_bytes(b"before" * (LENGTH // 6))
+    os.setxattr(top / "stays", "user.note", b"before")
+    os.setxattr(top / "stays", "user.removed", b"before")
+    os.utime(top / "stays", ns=(1_000_000_001, 2_000_000_002))
+    (top / "twin").hardlink_to(top / "stays")
+    (top / "link").symlink_to("stays")
+    (top / "directory" / "goes").mkdir(parents=True)
+    for name in ("kept", "removed"):
+        (top / "directory" / name).write_text(name)
+    (top / "moved" / "below").mkdir(parents=True)
+
+
+def change_everything(top: Path) -> None:
+    """Make each thing of the goal something else."""
+    (top / "stays").write_bytes(b"after." * (LENGTH // 6))
+    (top / "stays").chmod(0o600)
+    os.setxattr(top / "stays", "user.note", b"after")
+    os.removexattr(top / "stays", "user.removed")
+    os.setxattr(top / "stays", "user.new", b"after")
+    os.truncate(top / "shrinks", 10)
+    with (top / "grows").open("ab") as file:
+        file.write(b"after" * LENGTH)
+    (top / "goes").unlink()
+    (top / "new").write_text("after")
+    (top / "replaced").unlink()
+    (top / "replaced").mkdir()
+    (top / "twin").unlink()
+    (top / "link").unlink()
+    (top / "link").symlink_to("new")
+    (top / "directory" / "removed").unlink()
+    (top / "directory" / "added").write_text("after")
+    (top / "directory" / "goes").rmdir()
+    (top / "moved").rename(top / "directory" / "moved")
+
+
+NAMES = (
+    "stays",
+    "shrinks",
+    "grows",
+    "goes",
+    "replaced",
+    "new",
+    "twin",
+    "link",
+    "directory",
+    "moved",
+    "never",
+)
+
+
+def fill_caches(top: Path) -> None:
+    """Let the kernel learn all there is, and what there is not."""
+    record(top)
+    for name in (*NAMES, "directory/removed", "directory/added", "directory/goes", "directory/moved"):
+        assert os.path.lexists(top / name) == os.path.lexists(top / name)
+
+
+def without_ctime(found: Record) -> Record:
+    """Return a record without ctimes: the kernel stamps one when it is told of size and mtime."""
+    return {path: seen._replace(ctime_ns=0) for path, seen in found.items()}
+
+
+@contextlib.contextmanager
+def descriptors(*paths: Path) -> Iterator[list[int]]:
+    """Have files and directories open for a while."""
+    opened = [os.open(path, os.O_RDONLY) for path in paths]
+    try:
+        yield opened
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
+@pytest.fixture
+def top(mounted: Mounted) -> Path:
+    """Return a directory that is as at the snapshot `goal` no more, and that the kernel knows by heart."""
+    top = mounted.path / "top"
+    top.mkdir()
+    make_goal(top)
+    mounted.snapshot("goal")
+    fill_caches(top)
+    change_everything(top)
+    fill_caches(top)
+    return top
+
+
+def test_after_a_rollback_all_is_as_recorded_whatever_was_cached(mounted: Mounted, top: Path) -> None:
+    goal = record(mounted.path / ".snapshots" / "goal" / "top")
+    assert record(top) != goal
+    assert not (top / "goes").exists()
+    mounted.ok("rollback", mounted.name, "goal")
+    assert (top / "goes").read_bytes() == b"before" * (LENGTH // 6)
+    assert [name for name in NAMES if not os.path.lexists(top / name)] == ["new", "never"]
+    assert sorted(os.listdir(top / "directory")) == ["goes", "kept", "removed"]
+    found = without_ctime(record(top))
+    assert found == without_ctime(goal), describe(found, without_ctime(goal))
+    mounted.remount()
+    again = record(top)
+    assert again == goal, describe(again, goal)
+
+
+def test_after_a_rollback_descriptors_and_mappings_show_the_goal(mounted: Mounted, top: Path) -> None:
+    """One that the goal has not lives on without a name, and without what was in it."""
+    content = b"before" * (LENGTH // 6)
+    with descriptors(top / "stays", top / "grows", top / "shrinks", top / "directory", top / "new") as opened:
+        stays, grows, shrinks, directory, new = opened
+        mapped = mmap.mmap(stays, mmap.PAGESIZE, prot=mmap.PROT_READ)
+        with mapped:
+            assert mapped[:6] == b"after."
+            assert (os.pread(stays, 6, 0), os.pread(new, 10, 0)) == (b"after.", b"after")
+            assert sorted(os.listdir(directory)) == ["added", "kept", "moved"]
+            mounted.ok("rollback", mounted.name, "goal")
+            assert mapped[:] == content[: mmap.PAGESIZE]
+        for descriptor in (stays, grows, shrinks):
+            assert os.fstat(descriptor).st_size == len(content)
+            assert os.pread(descriptor, LENGTH, 0) == content
+        assert os.getxattr(stays, "user.note") == b"before"
+        assert os.fstat(stays).st_mtime_ns == 2_000_000_002
+        assert os.fstat(stays).st_nlink == 2
+        assert sorted(os.listdir(directory)) == ["goes", "kept", "removed"]
+        assert os.stat("removed", dir_fd=directory).st_size == len("removed")
+        with pytest.raises(FileNotFoundError):
+            os.stat("added", dir_fd=directory)
+        assert os.fstat(new).st_nlink == 0
+        assert not os.pread(new, 10, 0).strip(b"\0")
+
+
+def test_after_a_rollback_a_working_directory_leads_to_the_goal(mounted: Mounted, top: Path) -> None:
+    with contextlib.chdir(top / "directory"):
+        assert Path("added").read_text() == "after"
+        assert not Path("removed").exists()
+        mounted.ok("rollback", mounted.name, "goal")
+        assert sorted(os.listdir()) == ["goes", "kept", "removed"]
+        assert Path("removed").read_text() == "removed"
+        assert not Path("added").exists()
+        assert Path("../moved/below").is_dir()
+        Path("made").write_text("after the rollback")
+    assert (top / "directory" / "made").read_text() == "after the rollback"
+
+
+def test_after_a_rollback_a_file_that_is_open_for_writing_goes_on_from_the_goal(
+    mounted: Mounted, top: Path
+) -> None:
+    """With dirty pages, whose size and times the kernel believes to know better than the daemon."""
+    content = b"before" * (LENGTH // 6)
+    appending = os.open(top / "shrinks", os.O_RDWR | os.O_APPEND)
+    try:
+        os.write(appending, b"dirty")
+        mounted.ok("rollback", mounted.name, "goal")
+        assert os.fstat(appending).st_size == len(content)
+        os.write(appending, b"appended")
+        os.fsync(appending)
+        assert os.pread(appending, 2 * LENGTH, 0) == content + b"appended"
+    finally:
+        os.close(appending)
+    mounted.remount()
+    assert (top / "shrinks").read_bytes() == content + b"appended"
