@@ -143,6 +143,7 @@ class Daemon:
             "reclaim": functools.partial(background.run_reclaim, self._filesystem),
             "quota": functools.partial(background.run_quota_watch, self._filesystem),
             "space": self._space.run,
+            "losses": self._operations.losses.run,
             "sync": functools.partial(background.run_sync, self._syncer.sync, self._options.sync_interval_s),
         }
         return [Supervisor(name, task) for name, task in tasks.items()]

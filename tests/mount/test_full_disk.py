@@ -158,3 +158,17 @@ def test_eight_writers_meet_the_quota_and_hear_of_it(options: tuple[str, ...]) -
         subprocess.run(["rm", "-rf", *mounted.mountpoint.iterdir()], check=True, timeout=60)
         machine.wait_until(lambda: _writes(mounted.mountpoint / "after"))
         assert mounted.check() == "clean"
+
+
+def test_who_writes_on_hears_of_a_full_quota_from_write() -> None:
+    """Without fsync and without close, as a runaway `yes >file`; and hears of each loss once."""
+    with Mounted("quota", options=("--quota", str(8 * MIB))) as mounted:
+        path = mounted.mountpoint / "file"
+        command = ["dd", "if=/dev/zero", f"of={path}", "bs=1M", "count=1M", "conv=notrunc"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert (done.returncode, "No space left" in done.stderr) == (1, True), done.stderr
+        machine.wait_until(lambda: mounted.info()["usage"]["stored_bytes"] == 8 * MIB)
+        path.unlink()
+        machine.wait_until(lambda: _writes(mounted.mountpoint / "after"))
+        assert (mounted.mountpoint / "after").read_bytes() == BLOCK
+        assert mounted.check() == "clean"

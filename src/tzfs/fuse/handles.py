@@ -99,6 +99,14 @@ class Handles:
         """Return the inodes of the handles that are open for writing. Safe in any thread."""
         return {handle.number for handle in list(self._handles.values()) if handle.writable}
 
+    def writers(self, number: int) -> dict[int, int]:
+        """Return the handles by which an inode is open for writing, each with the pid that opened it."""
+        return {
+            fh: handle.caller.pid
+            for fh, handle in self._handles.items()
+            if handle.writable and handle.number == number
+        }
+
     def __getitem__(self, fh: int) -> Handle:
         try:
             return self._handles[fh]

@@ -26,12 +26,13 @@ from typing import TYPE_CHECKING
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
 
-from tzfs.errors import CrossDevice, NoEntry, ReadOnly, Stale
+from tzfs.errors import CrossDevice, NoEntry, NoSpace, ReadOnly, Stale
 from tzfs.fuse.attributes import CACHED_S, attributes, changes, no_entry, statistics
 from tzfs.fuse.boundary import notice, request
 from tzfs.fuse.commands import Commands
 from tzfs.fuse.counters import COUNTERS
 from tzfs.fuse.handles import Handle, Handles, LookupCounts, Programs
+from tzfs.fuse.losses import Losses
 from tzfs.fuse.resync import Resync
 from tzfs.fuse.views import (
     LIVE,
@@ -89,6 +90,7 @@ class Operations(pyfuse3.Operations):
         self._views = Views(fs)
         self._known = LookupCounts()
         self._handles = Handles()
+        self.losses = Losses(self._handles)
         self._programs = Programs()
         self.commands = Commands(fs, flush=flush, known=self._known, handles=self._handles, resync=resync)
         self._no_entry = no_entry()
@@ -156,6 +158,7 @@ class Operations(pyfuse3.Operations):
             if st_ino > INODE_MAX:
                 self._views.forget(view_of(st_ino), lookups)
             elif self._known.subtract(st_ino, lookups):
+                self.losses.forget(st_ino)
                 gone.append(st_ino)
         if gone and not self._fs.read_only:
             self._fs.release(gone)
@@ -164,6 +167,7 @@ class Operations(pyfuse3.Operations):
     async def getattr(self, inode: int, ctx: Ctx) -> EntryAttributes:
         """Return attributes; the kernel learns no name by it, so nothing is counted."""
         if inode <= INODE_MAX:
+            self.losses.tell(inode, ctx.pid)
             return attributes(self._fs.getattr(inode), LIVE)
         return attributes(self._views.getattr(inode), view_of(inode))
 
@@ -303,7 +307,12 @@ class Operations(pyfuse3.Operations):
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         """Write; the writer in the change log is who opened the file."""
         handle = self._handles[fh]
-        written = self._fs.write(handle.number, off, buf, handle.caller, stamp=self._stamp)
+        try:
+            written = self._fs.write(handle.number, off, buf, handle.caller, stamp=self._stamp)
+        except NoSpace:
+            if self.enable_writeback_cache:
+                self.losses.note(handle.number)
+            raise
         COUNTERS.bytes_written += written
         return written
 
