@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from support.faults import FaultyStore
 from tzfs import history
 from tzfs.check import check
-from tzfs.errors import NoEntry, StoreFull
+from tzfs.errors import InputOutput, NoEntry, NoSpace, StoreFull
 from tzfs.filesystem import Filesystem
 from tzfs.kv import Store
 from tzfs.records import NOBODY, AttributeChanges
@@ -154,3 +154,81 @@ def test_a_rollback_of_many_steps_may_pass_the_limit_of_inodes_in_between(
     fs.rollback(b"goal")
     assert sorted(entry.name for entry in fs.readdir(ROOT, 0, 9)) == [b"a0", b"a1", b"a2", b"a3"]
     assert check(fs) == []
+
+
+def test_a_rollback_that_the_disk_stops_half_way_shuts_the_tree_until_it_is_finished(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "KEYS_A_STEP", 3)
+    faulty = FaultyStore(store)
+    Filesystem.format(faulty, chunk_size=CHUNK)
+    fs = Filesystem(faulty)
+    for number in range(4):
+        make_file(fs, b"kept%d" % number)
+    goal = fs.snapshot(b"goal").txn
+    for number in range(4):
+        fs.unlink(ROOT, b"kept%d" % number, NOBODY)
+        make_file(fs, b"new%d" % number)
+    faulty.fail_in = 3
+    with pytest.raises(StoreFull):
+        fs.rollback(b"goal")
+    assert fs.returning_to == goal
+    refused: list[Callable[[], object]] = [
+        lambda: fs.readdir(ROOT, 0, 10),
+        lambda: fs.lookup(ROOT, b"kept1"),
+        lambda: fs.getattr(ROOT),
+        lambda: make_file(fs, b"more"),
+        lambda: fs.write(2, 0, b"x", NOBODY, stamp=True),
+        lambda: fs.snapshot(b"of a mixture"),
+        lambda: fs.delete_snapshot(b"goal"),
+        lambda: fs.rollback(b"goal"),
+        lambda: fs.diff(b"goal"),
+    ]
+    for ask in refused:
+        with pytest.raises(InputOutput, match="half done"):
+            ask()
+    assert not fs.reclaim()
+    assert {entry.name for entry in fs.readdir(ROOT, 0, 10, at=goal)} == {b"kept%d" % at for at in range(4)}
+    with pytest.raises(InputOutput):
+        Filesystem(faulty, read_only=True).getattr(ROOT)
+    faulty.fail_in = 0
+    with pytest.raises(StoreFull):
+        fs.finish_rollback()
+    faulty.heal()
+    restored = fs.finish_rollback()
+    fs.release(restored.inodes)
+    assert fs.returning_to is None
+    assert {entry.name for entry in fs.readdir(ROOT, 0, 10)} == {b"kept%d" % at for at in range(4)}
+    assert {name for _, name in restored.entries} >= {b"kept0", b"new0", b"kept3", b"new3"}
+    make_file(fs, b"more")
+    reclaim(fs)
+    assert check(fs) == []
+
+
+def test_a_rollback_whose_first_step_the_disk_refuses_has_changed_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "KEYS_A_STEP", 3)
+    faulty = FaultyStore(store)
+    Filesystem.format(faulty, chunk_size=CHUNK)
+    fs = Filesystem(faulty)
+    fs.snapshot(b"goal")
+    for number in range(4):
+        make_file(fs, b"new%d" % number)
+    fs.snapshot(b"present")
+    faulty.fail_in = 0
+    with pytest.raises(StoreFull):
+        fs.rollback(b"goal")
+    faulty.heal()
+    assert fs.returning_to is None
+    assert len(fs.readdir(ROOT, 0, 10)) == 4
+    fs.volume.require_room = refuse
+    with pytest.raises(NoSpace):
+        fs.rollback(b"goal")
+    assert fs.returning_to is None
+    assert len(fs.readdir(ROOT, 0, 10)) == 4
+
+
+def refuse(size: int) -> None:
+    """Have no room."""
+    raise NoSpace(f"{size} bytes")

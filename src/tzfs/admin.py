@@ -50,7 +50,10 @@ def snapshot_delete(fs: Filesystem, *, names: list[str]) -> Json:
 
 
 def info(fs: Filesystem) -> Json:
-    """Return figures: the open txn, snapshots, usage and limits in bytes, work left for reclaim."""
+    """Return figures: the open txn, snapshots, usage and limits in bytes, work left for reclaim.
+
+    returning_to: the snapshot that a rollback could not reach yet, as the disk is full; None as a rule.
+    """
     found = fs.snapshots()
     return {
         "txn": fs.txn,
@@ -60,6 +63,7 @@ def info(fs: Filesystem) -> Json:
         "read_only": fs.read_only,
         "usage": fs.usage()._asdict(),
         "reclaim_backlog": fs.reclaim_backlog(),
+        "returning_to": fs.returning_to,
     }
 
 

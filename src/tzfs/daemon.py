@@ -40,13 +40,13 @@ from tzfs import admin, background, control_server, damage, files, mountpoint, r
 from tzfs.background import Supervisor
 from tzfs.catalog import ARCHIVED, DELETED, FilesystemRow
 from tzfs.control import SOCKET_NAME, Json
-from tzfs.errors import MountError, TzfsError, UnknownFilesystem, WrongStatus
+from tzfs.errors import MountError, StoreFull, TzfsError, UnknownFilesystem, WrongStatus
 from tzfs.filesystem import Filesystem
 from tzfs.fuse import loop
 from tzfs.fuse.counters import COUNTERS
 from tzfs.fuse.operations import Operations
 from tzfs.fuse.resync import Resync
-from tzfs.hostspace import HostSpace
+from tzfs.hostspace import INTERVAL_S, HostSpace
 from tzfs.kv import RocksStore
 from tzfs.mountpoint import SOURCE_PREFIX, MountOptions
 from tzfs.openfiles import OpenFiles
@@ -144,6 +144,7 @@ class Daemon:
             "quota": functools.partial(background.run_quota_watch, self._filesystem),
             "space": self._space.run,
             "losses": self._operations.losses.run,
+            "rollback": self._finish_rollback,
             "sync": functools.partial(background.run_sync, self._syncer.sync, self._options.sync_interval_s),
         }
         return [Supervisor(name, task) for name, task in tasks.items()]
@@ -301,6 +302,19 @@ class Daemon:
                 # EBUSY: written, but dirty again at once. ENOENT: the kernel has dropped the inode.
                 if error.errno not in (errno.EBUSY, errno.ENOENT):
                     log.warning("data that a program wrote could not be stored: %s", error)
+
+    async def _finish_rollback(self) -> None:
+        """Go on with a rollback that a full disk stopped."""
+        while True:
+            await trio.sleep(INTERVAL_S)
+            if self._filesystem.returning_to is not None and self._space.free():
+                try:
+                    restored = self._filesystem.finish_rollback()
+                except StoreFull as error:
+                    log.info("the rollback still waits for room on the disk: %s", error)
+                else:
+                    log.info("the rollback that waited for room on the disk is done")
+                    await self._operations.commands.announce(restored)
 
     def _host_free(self) -> tuple[int, int]:
         """Return (free, total) bytes of the disk under the store, as an unprivileged writer sees it."""

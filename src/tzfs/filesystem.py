@@ -73,9 +73,9 @@ class Filesystem:
         self._reclaim = Reclaim(self.volume)
         self.held: Counter[int] = Counter()
         """How often `openfiles` holds an inode, which keeps one without a name."""
-        unfinished = Rollback.unfinished(self.volume)
-        if unfinished is not None and not read_only:
-            self._reclaim.release(unfinished.finish().inodes)
+        self._returning = Rollback.unfinished(self.volume)
+        if not read_only:
+            self._reclaim.release(self.finish_rollback().inodes)
 
     @staticmethod
     def format(
@@ -114,9 +114,13 @@ class Filesystem:
         return Past(self.store, at)
 
     def _begin(self, caller: Caller) -> Transaction:
+        self._require_changeable()
+        return Transaction(self.volume, caller)
+
+    def _require_changeable(self) -> None:
         if self.read_only:
             raise ReadOnly("the filesystem is read-only")
-        return Transaction(self.volume, caller)
+        self.versions.require_open()
 
     def _begin_on(self, number: int, caller: Caller) -> tuple[Transaction, Inode]:
         """Begin a change of one inode that may be an orphan: then as of the txn in which it became one."""
@@ -300,7 +304,7 @@ class Filesystem:
                 xattrs.chmod(txn, number, fields["mode"])
         resized_or_given = (changes.size, changes.uid, changes.gid) != (None, None, None)
         if resized_or_given and caller.uid != 0 and not inode.is_directory:
-            fields["mode"] = _without_set_id(fields.get("mode", inode.mode), inode.gid, caller)
+            fields["mode"] = xattrs.without_set_id(fields.get("mode", inode.mode), inode.gid, caller)
         inode = inode._replace(**fields)
         inodes.save(txn, inode)
         txn.commit()
@@ -337,7 +341,7 @@ class Filesystem:
         txn, inode = self._begin_on(number, caller)
         inode = self._resize(txn, inode, 0)
         if caller.uid != 0:
-            inode = inode._replace(mode=_without_set_id(inode.mode, inode.gid, caller))
+            inode = inode._replace(mode=xattrs.without_set_id(inode.mode, inode.gid, caller))
             xattrs.drop(txn, number, xattrs.CAPABILITY)
         now = inodes.now_ns()
         inode = inode._replace(mtime_ns=now, ctime_ns=now)
@@ -436,8 +440,7 @@ class Filesystem:
 
         An unchanged tree gives the last snapshot again. Raises `Exists`, `Invalid` for the label.
         """
-        if self.read_only:
-            raise ReadOnly("the filesystem is read-only")
+        self._require_changeable()
         return self._snapshots.take(label)
 
     def snapshots(self) -> list[Snapshot]:
@@ -450,8 +453,7 @@ class Filesystem:
 
     def delete_snapshot(self, name: bytes) -> int:
         """Delete a snapshot with all its labels, and return its txn; reclaim frees its bytes later."""
-        if self.read_only:
-            raise ReadOnly("the filesystem is read-only")
+        self._require_changeable()
         txn = self._snapshots.delete(name)
         self._reclaim.prune(txn)
         return txn
@@ -464,18 +466,28 @@ class Filesystem:
     def rollback(self, name: bytes) -> tuple[Snapshot, Restored]:
         """Make the tree what it was at a snapshot; return the snapshot of the present, and what changed.
 
-        The present is sealed first, so a rollback can be rolled back; later snapshots stay. Survives a crash
-        at any point: what was begun is finished at the next opening.
+        The present is sealed first, so a rollback can be rolled back; later snapshots stay. What a crash cuts
+        short is finished at the next opening, what the disk refuses (`StoreError`) by `finish_rollback`.
         """
-        if self.read_only:
-            raise ReadOnly("the filesystem is read-only")
+        self._require_changeable()
         goal = self.find_snapshot(name)
         while self._reclaim.run_slice(_ROOM_SLICE):
             pass
         present = self._snapshots.take(None)
-        if present.txn == goal.txn:
-            return present, Restored(set(), set())
-        return present, Rollback(self.volume, goal.txn).finish()
+        if present.txn != goal.txn:
+            self._returning = Rollback(self.volume, goal.txn)
+        return present, self.finish_rollback()
+
+    @property
+    def returning_to(self) -> int | None:
+        """The goal of a rollback that the disk stopped half done: until `finish_rollback` all else is EIO."""
+        return self._returning.goal if self._returning is not None and self._returning.is_half_done else None
+
+    def finish_rollback(self) -> Restored:
+        """Go on with a rollback where it was stopped; `StoreError` as long as the disk refuses it."""
+        restored = self._returning.finish() if self._returning is not None else Restored(set(), set())
+        self._returning = None
+        return restored
 
     def reclaim(self, budget: int = 256) -> bool:
         """Run one slice of reclaim, about `budget` records; tell whether work is left."""
@@ -486,15 +498,3 @@ class Filesystem:
     def reclaim_backlog(self) -> int:
         """Return how many orphans, dead contents and deleted snapshots wait for reclaim."""
         return self._reclaim.backlog()
-
-
-def _without_set_id(mode: int, gid: int, caller: Caller) -> int:
-    """Return the mode without what a writer other than root must not keep, as the kernel has it.
-
-    The kernel asks for that by the mode it sends, but through FUSE forgets set-gid without group execution
-    (`fuse_setattr` against `setattr_should_drop_sgid`).
-    """
-    mode &= ~stat.S_ISUID
-    if mode & stat.S_ISGID and (mode & stat.S_IXGRP or not xattrs.is_member(caller, gid)):
-        mode &= ~stat.S_ISGID
-    return mode

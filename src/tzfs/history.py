@@ -22,7 +22,7 @@ from tzfs.records import (
     encode_mark,
     encode_superblock,
 )
-from tzfs.versions import Past, scan_all
+from tzfs.versions import Live, Past, scan_all
 from tzfs.volume import ROOT, Transaction
 
 if TYPE_CHECKING:
@@ -209,6 +209,10 @@ KEYS_A_STEP: Final = 65536
 """Keys restored in one transaction: some 30 MB. A rollback that needs no more is one atomic write."""
 
 
+KEY_BYTES: Final = 512
+"""What a restored key takes on the disk, with its past and its line in the log; most take less."""
+
+
 class Rollback:
     """The way back to a snapshot, in one step or in several that survive a crash between any two.
 
@@ -219,20 +223,40 @@ class Rollback:
 
     def __init__(self, volume: Volume, goal: int) -> None:
         self._volume = volume
-        self._goal = goal
+        self.goal = goal
+        self.is_half_done = False
+        """Some steps are done and some are not: the live tree is shut, for it is a mixture."""
         self._past = Past(volume.store, goal)
+        self._live = Live(volume.store)
         self.restored = Restored(set(), set())
 
     @staticmethod
     def unfinished(volume: Volume) -> Rollback | None:
-        """Return the rollback that a crash interrupted, if any."""
+        """Return the rollback that a crash interrupted, if any; the live tree is shut until it is done."""
         value = volume.store.get(keys.ROLLBACK)
-        return None if value is None else Rollback(volume, decode_mark(value))
+        if value is None:
+            return None
+        rollback = Rollback(volume, decode_mark(value))
+        rollback._shut()
+        return rollback
+
+    def _shut(self) -> None:
+        self.is_half_done = True
+        self._volume.versions.shut(
+            f"a rollback to snapshot {self.goal} is half done: it goes on when the disk has room, or at the "
+            "next mount"
+        )
 
     def finish(self) -> Restored:
-        """Restore everything. What a crash leaves undone after the first step is done at the next opening."""
-        ks = sorted(touched(self._volume, self._goal + 1, self._volume.versions.txn - 1))
+        """Restore everything, and let the live tree be seen.
+
+        What a crash leaves undone after the first step is done at the next opening. When the disk refuses a
+        step, `finish` may be called again: doing a step again changes nothing. `NoSpace` before the first.
+        """
+        ks = sorted(touched(self._volume, self.goal + 1, self._volume.versions.txn - 1))
         ks = self._without_nameless(ks)
+        if not self.is_half_done:
+            self._volume.require_room(len(ks) * KEY_BYTES)
         for start in range(0, len(ks) or 1, KEYS_A_STEP):
             self._step(ks[start : start + KEYS_A_STEP], is_last=start + KEYS_A_STEP >= len(ks))
         return self.restored
@@ -247,12 +271,17 @@ class Rollback:
         if is_last:
             txn.delete_raw(keys.ROLLBACK)
         else:
-            txn.put_raw(keys.ROLLBACK, encode_mark(self._goal))
+            txn.put_raw(keys.ROLLBACK, encode_mark(self.goal))
         for k in ks:
             self._restore(txn, k)
         txn.commit()
         volume.superblock = superblock
         volume.versions.rollback_txn = superblock.rollback_txn
+        if not is_last:
+            self._shut()
+        elif self.is_half_done:
+            self.is_half_done = False
+            volume.versions.open()
 
     def _without_nameless(self, ks: list[bytes]) -> list[bytes]:
         """Leave out what belongs to inodes that have no name now and none at the goal either.
@@ -260,14 +289,13 @@ class Rollback:
         Some a program has open and keeps as they are. Others are gone for good: the goal still has records
         of one that was open then, and restoring its maps would make content that belongs to nobody.
         """
-        volume = self._volume
         numbers: set[int] = set()
         contents: set[int] = set()
         for k in ks:
             number = keys.number_of(k)
             if k[:1] != keys.INODE or self._is_ours(number):
                 continue
-            payloads = (self._past.load(k), volume.versions.live.load(k))
+            payloads = (self._past.load(k), self._live.load(k))
             found = [decode_inode(number, payload) for payload in payloads if payload is not None]
             if not any(inode.nlink for inode in found):
                 numbers.add(number)

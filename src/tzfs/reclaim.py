@@ -58,6 +58,8 @@ class Reclaim:
     @failpoints.point("reclaim_slice")
     def run_slice(self, budget: int) -> bool:
         """Work off about `budget` records (a few microseconds each); tell whether work is left."""
+        if self._volume.versions.is_shut:
+            return False
         while budget > 0:
             if self._ready:
                 budget -= self._take_orphan()

@@ -27,6 +27,7 @@ from bisect import bisect_left, insort
 from typing import TYPE_CHECKING, Final, Protocol
 
 from tzfs import keys
+from tzfs.errors import InputOutput
 from tzfs.kv import Batch
 from tzfs.records import (
     CHANGED,
@@ -107,6 +108,27 @@ class Live:
         """See `Reader.scan`."""
         pairs = self.store.scan(keys.HEAD + lower, keys.HEAD + upper, limit)
         return [(key[1:], head_payload(value)) for key, value in pairs]
+
+
+class Shut:
+    """A `Reader` of a live tree that nobody may see, as it is neither what it was nor what it will be."""
+
+    __slots__ = ("_reason",)
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def load(self, _k: bytes) -> bytes | None:
+        """Raise `InputOutput`."""
+        raise InputOutput(self._reason)
+
+    def scan(self, _lower: bytes, _upper: bytes, _limit: int) -> list[tuple[bytes, bytes]]:
+        """Raise `InputOutput`."""
+        raise InputOutput(self._reason)
+
+    def get_raw(self, _key: bytes) -> bytes | None:
+        """Raise `InputOutput`."""
+        raise InputOutput(self._reason)
 
 
 class Past:
@@ -194,7 +216,25 @@ class Versions:
         self.txn = txn
         self.sealed = sorted(snapshots)
         self.rollback_txn = rollback_txn
-        self.live = Live(store)
+        self.live: Reader = Live(store)
+
+    def shut(self, reason: str) -> None:
+        """Let every look at the live tree, and every change, be refused with `InputOutput`."""
+        self.live = Shut(reason)
+
+    def open(self) -> None:
+        """Let the live tree be seen (again)."""
+        self.live = Live(self.store)
+
+    @property
+    def is_shut(self) -> bool:
+        """Whether the live tree is refused to everybody."""
+        return type(self.live) is Shut
+
+    def require_open(self) -> None:
+        """Raise `InputOutput` while the live tree is shut."""
+        if type(self.live) is Shut:
+            self.live.load(b"")
 
     def sees(self, first: int, last: int) -> bool:
         """Tell whether a snapshot s with first <= s <= last exists."""

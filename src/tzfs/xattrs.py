@@ -124,3 +124,15 @@ def is_member(caller: Caller, gid: int) -> bool:
     except OSError:
         return False
     return gid in map(int, groups.split()[1:])
+
+
+def without_set_id(mode: int, gid: int, caller: Caller) -> int:
+    """Return the mode without what a writer other than root must not keep, as the kernel has it.
+
+    The kernel asks for that by the mode it sends, but through FUSE forgets set-gid without group execution
+    (`fuse_setattr` against `setattr_should_drop_sgid`).
+    """
+    mode &= ~stat.S_ISUID
+    if mode & stat.S_ISGID and (mode & stat.S_IXGRP or not is_member(caller, gid)):
+        mode &= ~stat.S_ISGID
+    return mode

@@ -19,7 +19,7 @@ ANSWERED = [
     *("getxattr", "setxattr", "listxattr", "removexattr"),
 ]
 UNANSWERED = ["forget", "release", "releasedir"]
-TASKS = ["reclaim", "quota", "sync", "space", "losses"]
+TASKS = ["reclaim", "quota", "sync", "space", "losses", "rollback"]
 HIT = 9
 """The bug comes at this request of each kind, well after the mount was found to answer."""
 

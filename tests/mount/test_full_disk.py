@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import stat
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -12,7 +13,10 @@ import pytest
 
 from soak.mounted import Mounted
 from support import machine
-from tzfs import hostspace
+from tzfs import history, hostspace
+from tzfs.records import NOBODY
+from tzfs.session import connect
+from tzfs.store import Store
 
 pytestmark = [
     pytest.mark.mount,
@@ -116,6 +120,49 @@ def test_a_disk_that_another_program_fills_leaves_reading_and_deleting(tmp_path:
         machine.wait_until((Path(mounted.info()["path"]) / hostspace.RESERVE_NAME).exists)
         assert (mounted.mountpoint / "after").read_bytes() == BLOCK
         assert sorted(path for path in files if path.exists()) == files[4:]
+
+
+@pytest.mark.slow
+def test_a_rollback_that_the_disk_stops_goes_on_by_itself_and_nothing_half_done_is_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of more keys than one step takes; the second step is refused once."""
+    mounted = Mounted("back")
+    mounted.mountpoint.mkdir()
+    try:
+        mounted.tzfs("create", "back")
+        store = Store.open(mounted.store)
+        with connect(store, store.get("back")) as session:
+            fs = session.filesystem  # type: ignore[attr-defined]
+            fs.mknod(1, b"kept", stat.S_IFREG | 0o644, 0, NOBODY)
+            fs.snapshot(b"goal")
+            for number in range(history.KEYS_A_STEP // 2 + 100):
+                fs.mknod(1, b"new%d" % number, stat.S_IFREG | 0o644, 0, NOBODY)
+        monkeypatch.setenv("TZFS_FAILPOINTS", "rollback_step.before=error:2")
+        mounted.mount()
+        monkeypatch.delenv("TZFS_FAILPOINTS")
+        pid = mounted.pid
+        assert (mounted.mountpoint / "new7").exists()
+        with pytest.raises(RuntimeError, match="rollback_step"):
+            mounted.tzfs("rollback", "back", "goal")
+        seen: list[list[str] | int] = []
+
+        def is_done() -> bool:
+            try:
+                seen.append(sorted(path.name for path in mounted.mountpoint.iterdir()))
+            except OSError as error:
+                seen.append(error.errno or 0)
+            return seen[-1] == ["kept"]
+
+        machine.wait_until(is_done)
+        assert all(look in (errno.EIO, ["kept"]) for look in seen)
+        # What the kernel kept of the present is taken from it last.
+        machine.wait_until(lambda: not (mounted.mountpoint / "new7").exists())
+        assert mounted.info()["returning_to"] is None
+        assert mounted.pid == pid
+        assert mounted.check() == "clean"
+    finally:
+        machine.remove_workspace(mounted.workspace)
 
 
 def _deletes(path: Path) -> bool:

@@ -137,6 +137,10 @@ def _for_people(known: dict[str, Any]) -> dict[str, Any]:
     }
     for at, note in enumerate(known["damage"], start=1):
         fields[f"LOST ({at})"] = f"{note['text']}; found {output.moment(note['found_ns'])}, see `tzfs check`"
+    if known["returning_to"] is not None:
+        fields["rollback"] = (
+            f"to {known['returning_to']} is half done and waits for room on the disk: files are EIO"
+        )
     for task in known.get("tasks", []):
         if task["failures"]:
             fields[f"task {task['name']}"] = f"failed {task['failures']} times, last: {task['last_error']}"

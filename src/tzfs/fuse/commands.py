@@ -114,9 +114,13 @@ class Commands:
         """
         await self._flush()
         present, restored = self._fs.rollback(name)
+        await self.announce(restored)
+        return present
+
+    async def announce(self, restored: Restored) -> None:
+        """Tell the kernel what a rollback changed."""
         known = self._let_go(restored.inodes)
         await self._tell(collect(self._fs, restored, known))
-        return present
 
     def open_files(self) -> OpenFiles:
         """Return the open files of a new session."""

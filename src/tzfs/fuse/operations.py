@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
 
-from tzfs.errors import CrossDevice, NoEntry, NoSpace, ReadOnly, Stale
+from tzfs.errors import NoEntry, NoSpace, ReadOnly, Stale
 from tzfs.fuse.attributes import CACHED_S, attributes, changes, no_entry, statistics
 from tzfs.fuse.boundary import notice, request
 from tzfs.fuse.commands import Commands
@@ -42,6 +42,7 @@ from tzfs.fuse.views import (
     Seen,
     Views,
     refuse_change,
+    refuse_leaving,
     refuse_new_name,
     refuse_old_name,
     view_of,
@@ -239,7 +240,7 @@ class Operations(pyfuse3.Operations):
     async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: Ctx) -> EntryAttributes:
         """Give a file another name; not to one of a snapshot, which is on another device, so to speak."""
         refuse_new_name(new_parent_inode, new_name)
-        _refuse_leaving(inode)
+        refuse_leaving(inode)
         return self._entry(self._fs.link(inode, new_parent_inode, new_name, self._caller(ctx)))
 
     @request
@@ -269,7 +270,7 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         """Move a name. Out of a snapshot is EXDEV, so that `mv` copies; into one, or within, is EROFS."""
         refuse_change(parent_inode_new)
-        _refuse_leaving(parent_inode_old)
+        refuse_leaving(parent_inode_old)
         refuse_old_name(parent_inode_old, name_old)
         refuse_old_name(parent_inode_new, name_new)
         self._fs.rename(
@@ -431,9 +432,3 @@ _BATCH_MIN = 8
 
 _NOTHING_BUT_TIMES = (None,) * 5
 """Of the fields of AttributeChanges, those before mtime and ctime."""
-
-
-def _refuse_leaving(st_ino: int) -> None:
-    """Raise CrossDevice for what would make a file of a snapshot live."""
-    if st_ino > INODE_MAX:
-        raise CrossDevice("a snapshot's file cannot be moved or linked: copy it")

@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tzfs.errors import (
+    CrossDevice,
     Exists,
     NameTooLong,
     NoAttribute,
@@ -294,3 +295,9 @@ def refuse_old_name(parent: int, name: bytes) -> None:
     refuse_change(parent)
     if name == SNAPSHOTS_NAME:
         raise NotPermitted(".snapshots cannot be removed or moved")
+
+
+def refuse_leaving(st_ino: int) -> None:
+    """Raise CrossDevice for what would make a file of a snapshot live."""
+    if st_ino > INODE_MAX:
+        raise CrossDevice("a snapshot's file cannot be moved or linked: copy it")
