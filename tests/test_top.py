@@ -39,14 +39,22 @@ def test_top_counts_what_programs_do(mounted: Mounted) -> None:
     (mounted.path / "a").write_bytes(b"x" * 5000)
     for _ in range(20):
         (mounted.path / "missing").exists()
+    (mounted.path / "a").read_bytes()
     os.listdir(mounted.path)  # noqa: PTH208 one readdir
     mounted.snapshot("one")
     now = top.look(Store.open(mounted.store), mounted.name)
     assert now[0]["bytes_written"] - before[0]["bytes_written"] == 5000
     assert now[0]["kinds"]["create"]["count"] == 1
     assert now[0]["kinds"]["write"]["p50_us"] > 0
+    # One request for the missing name, and none for what was just written: the rest are hits of the kernel's.
+    assert now[0]["kinds"]["lookup"]["count"] - before[0]["kinds"].get("lookup", {"count": 0})["count"] < 20
+    assert "read" not in now[0]["kinds"]
     text = "\n".join(top.lines(before, now))
     assert "1 snapshots" in text
+    assert "engine's cache: " in text
+    cached = now[0]["engine_cache"]
+    assert 0 < cached["unflushed_bytes"] < cached["blocks_bytes_max"]
+    assert 0 <= cached["blocks_bytes"] <= cached["blocks_bytes_max"]
     assert "create" in text
     shown = json.loads(mounted.ok("top", "--json"))
     assert shown[0]["name"] == mounted.name

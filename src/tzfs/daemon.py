@@ -336,7 +336,8 @@ class Daemon:
         if command in files.COMMANDS:
             return await self._operations.commands.run_file_command(opened, command, arguments)
         if command == STATISTICS:
-            return admin.info(self._filesystem) | COUNTERS.describe()
+            cached = {"engine_cache": self._engine.cached()}
+            return admin.info(self._filesystem) | COUNTERS.describe() | cached
         if command == "sync":
             await self._flush()
         if command == "snapshot":

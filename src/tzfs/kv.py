@@ -267,6 +267,18 @@ class RocksStore:
         sizes = (family.property_int_value(_MEMTABLES) for family in self._families.values())
         return sum(size or 0 for size in sizes)
 
+    def cached(self) -> dict[str, int]:
+        """Return what answers a read without the disk, in bytes: blocks of SST files, and what is unflushed.
+
+        Hits and misses the engine would count only together with a look at the clock for each read.
+        """
+        family = next(iter(self._families.values()))  # they share one cache
+        return {
+            "blocks_bytes": family.property_int_value("rocksdb.block-cache-usage") or 0,
+            "blocks_bytes_max": BLOCK_CACHE_BYTES,
+            "unflushed_bytes": self.unflushed_bytes(),
+        }
+
     @staticmethod
     def destroy(path: Path) -> None:
         """Remove the database in directory `path`, and the directory."""

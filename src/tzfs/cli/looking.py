@@ -75,6 +75,9 @@ def top(state: State, name: str | None, interval: float, count: int | None, *, a
     """Show what mounted filesystems do: operations per second, latencies, bytes, snapshots, backlog.
 
     Latencies are the daemon's own, from a request's arrival to its answer, to within a factor of two.
+
+    What is counted are requests that the kernel's caches did not answer: a name, an attribute or a page that
+    it has costs no request, and is seen by nobody.
     """
     from tzfs import top as tops  # noqa: PLC0415
 
