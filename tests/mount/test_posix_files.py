@@ -299,6 +299,21 @@ def test_open_file_description_locks_exclude_other_opens_by_range(place: Path, f
         os.close(other)
 
 
+def test_a_lease_tells_its_holder_before_another_opens_the_file(place: Path, file: int) -> None:
+    told: list[int] = []
+    before = signal.signal(signal.SIGIO, lambda number, _: told.append(number))
+    try:
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        assert fcntl.fcntl(file, fcntl.F_GETLEASE) == fcntl.F_WRLCK
+        other = place / "file"
+        fails(errno.EAGAIN, lambda: in_child(lambda: os.open(other, os.O_RDONLY | os.O_NONBLOCK)))
+        assert told == [signal.SIGIO]
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        assert in_child(lambda: os.open(other, os.O_RDONLY | os.O_NONBLOCK)) > 0
+    finally:
+        signal.signal(signal.SIGIO, before)
+
+
 # ------------------------------------------------------------------------------------ watches
 
 
