@@ -94,12 +94,16 @@ def report(out: Path, limit: int, workdir: Path) -> None:
 @click.argument("snapshot", required=False)
 @workdir_option
 def browse(workflow: int, snapshot: str | None, workdir: Path) -> None:
-    """Mount a workflow's filesystem and open a shell in SNAPSHOT, or in the present."""
+    """Mount a workflow's filesystem and open a shell in SNAPSHOT, or in the present.
+
+    WORKFLOW is its number in the run. SNAPSHOT is a number or a label, such as 3-fact-check; all are listed
+    first.
+    """
     from .browse import shell  # noqa: PLC0415
 
     try:
         sys.exit(shell(workdir, workflow, snapshot))
-    except TzfsError as error:
+    except (TzfsError, LookupError) as error:
         raise click.ClickException(str(error)) from None
 
 

@@ -145,13 +145,20 @@ def test_what_cannot_work_is_said_in_one_line(tmp_path: Path) -> None:
     runner = CliRunner()
     for arguments, word in (
         (["report", "out.html", "--workdir", str(tmp_path / "none")], "holds no run"),
-        (["browse", "7", "--workdir", str(tmp_path / "none")], "does not exist"),
+        (["browse", "7", "--workdir", str(tmp_path / "none")], "holds no run"),
         (["run", "--backend", "api", "--kill-daemon-every", "1"], "needs --backend mount"),
     ):
         result = runner.invoke(main, arguments)
         assert result.exit_code != 0
         assert word in result.output
-    (tmp_path / "store").mkdir()
+    store = tzfs.Store.open(tmp_path / "store", create=True)
+    store.create("research-0000")
+    with store.open_filesystem("research-0000") as fs:
+        fs.snapshot("0-start")
+    for words, said in ((["1"], "no workflow 1: 0 to 0"), (["0", "nosuch"], "its labels are 0-start")):
+        result = runner.invoke(main, ["browse", *words, "--workdir", str(tmp_path)])
+        assert result.exit_code != 0
+        assert said in result.output
     result = runner.invoke(main, ["run", "--backend", "api", "--workdir", str(tmp_path)])
     assert "earlier run" in result.output
 
@@ -200,7 +207,9 @@ def test_without_a_temporal_server_it_says_how_to_start_one(
     assert "temporal server start-dev" in capsys.readouterr().out
 
 
-def test_browse_opens_a_shell_in_a_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_browse_opens_a_shell_in_a_snapshot(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     reason = machine.missing_fuse()
     if reason is not None:
         pytest.skip(reason)
@@ -219,6 +228,7 @@ def test_browse_opens_a_shell_in_a_snapshot(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv("SHELL", str(program))
         assert browse.shell(workspace, 0, "before") == 0
         assert told.read_text() == "then"
+        assert "as it was at before; `cd ../..` is the present" in capsys.readouterr().out
         assert store.get("research-0000").mountpoint is None
     finally:
         machine.remove_workspace(workspace)
