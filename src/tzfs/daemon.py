@@ -352,6 +352,7 @@ class Daemon:
         if command == "info":
             result["tasks"] = [supervisor.describe() for supervisor in self._supervisors]
             result["wal_syncs"] = self._syncer.syncs
+            result["engine"] = self._space.describe()
         elif not self._filesystem.read_only:
             # What a command has answered is durable, as it is without a mount.
             await self._syncer.sync()

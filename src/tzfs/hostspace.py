@@ -34,6 +34,11 @@ MARGIN_BYTES: Final = 8 << 20
 UNSEEN_BYTES: Final = 4 << 20
 """Growth between two looks at the disk."""
 INTERVAL_S: Final = 0.5
+RECOVERIES_MAX: Final = 3
+"""How often an engine that failed for another reason is opened anew, in `RECOVERIES_S`."""
+RECOVERIES_S: Final = 600.0
+RECOVER_AFTER_S: Final = 2.0
+"""Between two of these: an error of the disk may be over by then."""
 RETRY_S: Final = 0.25
 """Between two tries to open the engine anew; each reads its log."""
 
@@ -48,6 +53,7 @@ class HostSpace:
         self._path = directory / RESERVE_NAME
         self._unseen = 0
         self._tried_at = 0.0
+        self._recovered_at: list[float] = []
         self.is_full = False
         """The reserve is given up: what grows is refused."""
         engine.rescue = self.rescue
@@ -106,8 +112,39 @@ class HostSpace:
             await trio.sleep(INTERVAL_S)
             self.look()
 
+    def recover(self) -> None:
+        """Open an engine anew that failed for another reason than want of room; a few times, then no more.
+
+        An error of the disk (EIO) may be over. A compaction that met a damaged table would meet it again, so
+        there is none from then on; the table stays as it is, for `tzfs scrub` to say what it held.
+        """
+        now = time.monotonic()
+        self._recovered_at = [at for at in self._recovered_at if now - at < RECOVERIES_S]
+        if not self._engine.is_recoverable or len(self._recovered_at) >= RECOVERIES_MAX:
+            return
+        if self._recovered_at and now - self._recovered_at[-1] < RECOVER_AFTER_S:
+            return
+        self._recovered_at.append(now)
+        log.warning("the engine took no more writes and is opened anew: %s", self._engine.failure)
+        try:
+            self._engine.reopen()
+        except StoreError as error:
+            log.error("the engine cannot be opened for writing: %s", error)  # noqa: TRY400 no bug
+
+    def describe(self) -> dict[str, object]:
+        """Return the state of engine and disk, for `info`."""
+        failure = self._engine.failure
+        return {
+            "failure": None if failure is None else str(failure),
+            "compacts": self._engine.compacts,
+            "reopened": len(self._recovered_at),
+            "disk_full": self.is_full,
+        }
+
     def look(self) -> None:
-        """Open the engine anew if it failed for want of room, and end the fullness if it is over."""
+        """Open the engine anew if it failed, and end the fullness if it is over."""
+        if self._engine.is_failed and not self._engine.is_full:
+            self.recover()
         if self._engine.is_failed and not (self._engine.is_full and self.rescue()):
             return
         disk = os.statvfs(self._directory)

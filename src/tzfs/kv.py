@@ -196,6 +196,10 @@ class RocksStore:
         self._closed = False
         self._attached = threading.RLock()
         self._failure: StoreError | None = None
+        self._refused: Mapping[bytes, bytes | None] = {}
+        self._is_diverged = False
+        self.compacts = True
+        """False after a compaction met a damaged table: it would again, and end all writing again."""
         self.rescue: Callable[[], bool] | None = None
         """Called when the host's disk was full; tells whether it made room and called `reopen`."""
         self._attach(create=create, read_only=read_only)
@@ -210,10 +214,22 @@ class RocksStore:
         """Tell whether it failed because the host's disk was full."""
         return isinstance(self._failure, StoreFull)
 
+    @property
+    def failure(self) -> StoreError | None:
+        """Why it takes no writes, None as a rule."""
+        return self._failure
+
+    @property
+    def is_recoverable(self) -> bool:
+        """Tell whether it failed and `reopen` may help: not when writes were lost that were made."""
+        return self._failure is not None and not self._is_diverged
+
     def _attach(self, *, create: bool, read_only: bool) -> None:
         """Open the database."""
         cache = rocksdict.Cache.new_hyper_clock_cache(BLOCK_CACHE_BYTES, INDEX_BLOCK_BYTES)
         families = {space.decode(): _family_options(space, cache) for space in SPACES}
+        for options in families.values():
+            options.set_disable_auto_compactions(not self.compacts)
         access = rocksdict.AccessType.read_only() if read_only else rocksdict.AccessType.read_write()
         with _translated(), wal.Logs(self._path) as logs:
             if not read_only:
@@ -239,11 +255,18 @@ class RocksStore:
     def reopen(self) -> None:
         """Open the database anew, after an error that the engine does not forgive by itself.
 
-        Nothing is lost by it: a batch that was refused is not in the log, all others are. Where it cannot be
+        Nothing is lost by it: a batch that was refused is not in the log, all others are. Opening writes them
+        to tables that are synced, so an earlier sync that failed is made good. Should the disk have kept
+        another state than what is in memory above, writing ends until the next mount. Where it cannot be
         opened for writing, it is opened for reading and the error raised; `is_failed` is true as long.
         Raises `StoreFull`, `StoreError`.
         """
         with self._attached:
+            if self._is_diverged:
+                raise self._failure or StoreError("the disk has lost writes")
+            if isinstance(self._failure, StoreCorrupt):
+                self.compacts = False
+            last = self._database.latest_sequence_number() - len(self._refused)
             self._detach()
             try:
                 self._attach(create=False, read_only=False)
@@ -251,7 +274,22 @@ class RocksStore:
                 self._failure = error
                 self._attach(create=False, read_only=True)
                 raise
+            self._require_same(last)
             self._failure = None
+            self._refused = {}
+
+    def _require_same(self, last: int) -> None:
+        """Raise `StoreError` if writes up to `last` are missing after an opening, or a refused one is there.
+
+        What ran out of room is written again by who was refused; all else was told that it failed.
+        """
+        is_lost = self._database.latest_sequence_number() < last
+        refused = {} if self.is_full else self._refused
+        is_there = bool(refused) and all(self.get(key) == value for key, value in refused.items())
+        if is_lost or is_there:
+            self._is_diverged = True
+            self._failure = StoreError("the disk has lost writes, or made one that failed: mount it again")
+            raise self._failure
 
     def dropped(self) -> list[str]:
         """Return what the engine left out of its log when it was opened, because its checksum was wrong.
@@ -340,7 +378,7 @@ class RocksStore:
         try:
             self._database.write(rocks)
         except Exception as error:
-            self._failure = _store_error(str(error))
+            self._failure, self._refused = _store_error(str(error)), batch
             if not self._is_rescued():
                 raise self._failure from error
             self.write(batch)

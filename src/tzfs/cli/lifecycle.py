@@ -137,6 +137,11 @@ def _for_people(known: dict[str, Any]) -> dict[str, Any]:
     }
     for at, note in enumerate(known["damage"], start=1):
         fields[f"LOST ({at})"] = f"{note['text']}; found {output.moment(note['found_ns'])}, see `tzfs check`"
+    engine = known.get("engine", {})
+    if engine.get("failure"):
+        fields["engine"] = f"takes no writes: {engine['failure']}"
+    elif engine and not engine["compacts"]:
+        fields["engine"] = "a table is damaged, so none is compacted: `tzfs scrub` names the files"
     if known["returning_to"] is not None:
         fields["rollback"] = (
             f"to {known['returning_to']} is half done and waits for room on the disk: files are EIO"
