@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
@@ -96,6 +96,44 @@ def test_an_orphan_is_removed_in_the_end_although_the_disk_was_full(store: Store
         fs.getattr(number)
     assert fs.usage().stored_bytes == 0
     assert check(fs) == []
+
+
+def test_a_slice_of_pruning_ends_when_its_budget_is_spent(
+    fs: Filesystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much hangs on each K: here a map with 64 chunks, next to keys with nothing."""
+    numbers = [make_file(fs, b"f%d" % at) for at in range(20)]
+    for number in numbers:
+        fs.write(number, 0, b"x" * (64 * CHUNK), NOBODY, stamp=True)
+    taken = fs.snapshot().txn
+    for number in numbers:
+        fs.write(number, 0, b"y" * (64 * CHUNK), NOBODY, stamp=True)
+    fs.snapshot()
+    fs.delete_snapshot(b"%d" % taken)
+    store = fs.volume.store
+    reads: list[bytes] = []
+    writes: list[int] = []
+    scan, write = store.scan, store.write
+
+    def counting_scan(lower: bytes, upper: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        reads.append(lower)
+        return scan(lower, upper, limit)
+
+    def counting_write(batch: Mapping[bytes, bytes | None]) -> None:
+        writes.append(len(batch))
+        write(batch)
+
+    monkeypatch.setattr(store, "scan", counting_scan)
+    monkeypatch.setattr(store, "write", counting_write)
+    budget, one_k = 100, 64 + 8
+    removed = 0
+    while fs.reclaim(budget):
+        assert sum(writes) <= budget + one_k
+        assert len(reads) <= 2 * budget
+        removed += sum(writes)
+        reads.clear()
+        writes.clear()
+    assert removed > 20 * 64
 
 
 @pytest.mark.parametrize("change", ["truncate", "overwrite", "unlink"])

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _MAPS_A_STEP: Final = 4
 """Maps taken apart in one transaction: up to 256 chunks, about a millisecond of work."""
 
+_SEARCH_COST: Final = 8
+"""What looking for the past records of one K costs, in records of a slice's budget."""
+
 
 class Reclaim:
     """What is left to reclaim on one volume, and how."""
@@ -66,7 +69,7 @@ class Reclaim:
             elif self._volume.dead:
                 budget -= self._take_apart(*next(iter(self._volume.dead.items())))
             elif self._prunings:
-                budget -= self._prune_step(self._prunings[0])
+                budget -= self._prune_step(self._prunings[0], budget)
             else:
                 return self._trim_log(budget)
         return True
@@ -108,16 +111,29 @@ class Reclaim:
         txn.commit()
         return len(txn.staged)
 
-    def _prune_step(self, gone: int) -> int:
-        """Prune behind one deleted snapshot for one page of the change log; return the records read."""
+    def _prune_step(self, gone: int, budget: int) -> int:
+        """Prune behind one deleted snapshot for some of the change log; return the records touched.
+
+        A K costs what it is looked for with, and what goes with it: of a map up to 64 chunks. So it is K by K
+        that the budget decides whether another one is begun.
+        """
         versions = self._volume.versions
         following = versions.after(gone)
         lower, upper = keys.log_range(gone + 1, following or versions.txn)
         txn = Transaction(self._volume, NOBODY)
-        page = self._volume.store.scan(max(lower, self._cursor), upper, SCAN_PAGE // 4)
-        for k in {keys.split_log(key)[1] for key, _ in page}:
-            self._drop_unseen(txn, k, gone, following)
-        if len(page) < SCAN_PAGE // 4:
+        limit = min(SCAN_PAGE // 4, max(1, budget // _SEARCH_COST))
+        page = self._volume.store.scan(max(lower, self._cursor), upper, limit)
+        # A K that several txns touched is met several times, and what is staged cannot be seen by the search.
+        searched: set[bytes] = set()
+        done = cost = 0
+        while done < len(page) and cost < budget:
+            k = keys.split_log(page[done][0])[1]
+            if k not in searched:
+                self._drop_unseen(txn, k, gone, following)
+                searched.add(k)
+            done += 1
+            cost = done * _SEARCH_COST + len(txn.staged)
+        if done == len(page) < limit:
             txn.delete_raw(keys.pruning(gone))
             self._cursor = b""
             txn.commit()
@@ -125,8 +141,8 @@ class Reclaim:
             self._volume.unpruned.discard(gone)
         else:
             txn.commit()
-            self._cursor = page[-1][0] + b"\0"
-        return 2 * len(page) + len(txn.staged) + 1
+            self._cursor = page[done - 1][0] + b"\0"
+        return cost + 1
 
     def _drop_unseen(self, txn: Transaction, k: bytes, gone: int, following: int) -> None:
         """Stage the end of the past records of K around `gone` that no snapshot sees any more."""
