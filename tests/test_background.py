@@ -10,6 +10,7 @@ from trio.testing import MockClock
 
 from support.logs import assert_logs
 from tzfs import background
+from tzfs.activity import Activity
 from tzfs.background import QuotaWatch, Supervisor
 from tzfs.filesystem import Filesystem
 from tzfs.kv import MemoryStore
@@ -71,27 +72,53 @@ async def test_reclaim_takes_up_work_that_comes_later(autojump_clock: MockClock)
     engine = MemoryStore()
     Filesystem.format(engine)
     fs = Filesystem(engine)
+    activity = Activity()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(background.run_reclaim, fs)
+        nursery.start_soon(background.run_reclaim, fs, activity)
         await trio.sleep(5)
         inode = fs.mknod(1, b"a", stat.S_IFREG | 0o644, 0, NOBODY)
         fs.write(inode.number, 0, b"x" * 100_000, NOBODY, stamp=True)
         fs.unlink(1, b"a", NOBODY)
         fs.release([inode.number])
+        activity.note()
         await trio.sleep(60)
         assert fs.reclaim_backlog() == 0
         assert fs.usage().stored_bytes == 0
         nursery.cancel_scope.cancel()
 
 
-async def test_the_log_is_synced_at_its_interval(autojump_clock: MockClock) -> None:
+async def test_the_log_is_synced_at_its_interval_while_there_are_requests(autojump_clock: MockClock) -> None:
     times: list[float] = []
+    activity = Activity()
+    start = trio.current_time()
 
     async def sync() -> None:
-        times.append(trio.current_time())
+        times.append(round(trio.current_time() - start))
         await trio.lowlevel.checkpoint()
 
-    start = trio.current_time()
-    with trio.move_on_after(18):
-        await background.run_sync(sync, 5)
-    assert [round(when - start) for when in times] == [5, 10, 15]
+    async def ask() -> None:
+        for _ in range(4):
+            await trio.sleep(3)
+            activity.note()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        nursery.start_soon(background.run_sync, sync, 5, activity)
+        await trio.sleep(1000)
+        # At 3, 6, 9 and 12 something was asked for, and then nothing: the last sync covers it.
+        assert times == [5, 10, 15]
+        activity.note()
+        await trio.testing.wait_all_tasks_blocked()
+        assert times[3:] == [1000]
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_comes_while_a_task_works_ends_its_rest(autojump_clock: MockClock) -> None:
+    activity = Activity()
+    activity.note()
+    seen = activity.count
+    activity.note()
+    await activity.rest(5, seen)
+    with trio.move_on_after(100) as scope:
+        await activity.rest(5, activity.count)
+    assert scope.cancelled_caught

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from tzfs.errors import StoreCorrupt, StoreError, StoreLocked, StoreMissing
 from tzfs.keys import DATA, HEAD, LOG, META, PAST, SPACES
-from tzfs.kv import Batch, MemoryStore, RocksStore, Store
+from tzfs.kv import MemoryStore, RocksStore, Store
+from tzfs.versions import Batch
 
 
 def everything(store: Store) -> dict[bytes, bytes]:

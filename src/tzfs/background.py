@@ -14,13 +14,14 @@ from typing import Any, Final
 import trio
 
 from tzfs import failpoints
+from tzfs.activity import Activity
 from tzfs.filesystem import Filesystem
 from tzfs.records import Usage
 
 log = logging.getLogger(__name__)
 
 RECLAIM_IDLE_S: Final = 0.5
-"""Between two looks at an empty backlog. A look costs a microsecond: no request has to wake anybody."""
+"""Between two looks at an empty backlog, as long as there are requests."""
 QUOTA_INTERVAL_S: Final = 1.0
 RESTART_FIRST_S: Final = 1.0
 RESTART_MAX_S: Final = 60.0
@@ -67,11 +68,12 @@ class Supervisor:
         }
 
 
-async def run_reclaim(fs: Filesystem) -> None:
+async def run_reclaim(fs: Filesystem, activity: Activity) -> None:
     """Reclaim in slices of a few ms, and rest as long as each took: half of the time is for requests."""
     while True:
+        seen = activity.count
         if fs.reclaim_backlog() == 0:
-            await trio.sleep(RECLAIM_IDLE_S)
+            await activity.rest(RECLAIM_IDLE_S, seen)
             continue
         began = time.perf_counter()
         is_left = fs.reclaim()
@@ -79,19 +81,22 @@ async def run_reclaim(fs: Filesystem) -> None:
         await trio.sleep(time.perf_counter() - began if is_left else RECLAIM_IDLE_S)
 
 
-async def run_sync(sync: Callable[[], Awaitable[None]], interval_s: float) -> None:
+async def run_sync(sync: Callable[[], Awaitable[None]], interval_s: float, activity: Activity) -> None:
     """Make everything durable every `interval_s` seconds: what a power cut can cost at most."""
+    seen = -1
     while True:
-        await trio.sleep(interval_s)
+        await activity.rest(interval_s, seen)
+        seen = activity.count
         await sync()
 
 
-async def run_quota_watch(fs: Filesystem) -> None:
+async def run_quota_watch(fs: Filesystem, activity: Activity) -> None:
     """Warn in the log when usage reaches 80 % and 100 % of a limit; say once when it is below again."""
     watch = QuotaWatch()
     while True:
+        seen = activity.count
         watch.look(fs.usage())
-        await trio.sleep(QUOTA_INTERVAL_S)
+        await activity.rest(QUOTA_INTERVAL_S, seen)
 
 
 class QuotaWatch:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tzfs import keys
 from tzfs.errors import CorruptRecord
-from tzfs.filedata import named_chunks
+from tzfs.filedata import is_named, named_chunks
 from tzfs.keys import SEGMENT_CHUNKS
 from tzfs.records import (
+    NOBODY,
     Inode,
     Slot,
     decode_entry,
@@ -26,7 +27,7 @@ from tzfs.records import (
 )
 from tzfs.snapshots import require_label
 from tzfs.versions import Past, scan_all
-from tzfs.volume import ROOT
+from tzfs.volume import ROOT, Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -97,7 +98,22 @@ def _scan(fs: Filesystem) -> _Scan:
             _collect(scan, k, payload)
         except CorruptRecord as error:
             scan.undecodable.append(f"{key.hex()}: {error}")
+    for chunk in _unsettled(fs, scan):
+        del scan.stored[chunk]
     return scan
+
+
+def _unsettled(fs: Filesystem, scan: _Scan) -> list[tuple[int, int, int]]:
+    """Return the chunks that a large write stored and that nothing came to name: reclaim knows of them."""
+    marks, txn = fs.volume.tables, Transaction(fs.volume, NOBODY)
+    return [
+        (content, index, birth)
+        for content, index, birth in scan.stored
+        if content in marks
+        and marks[content].birth == birth
+        and marks[content].first <= index <= marks[content].last
+        and not is_named(txn, content, index, birth)
+    ]
 
 
 def _collect(scan: _Scan, k: bytes, payload: bytes) -> None:

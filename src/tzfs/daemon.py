@@ -38,11 +38,13 @@ import trio
 
 from tzfs import admin, background, control_server, damage, files, mountpoint, runtime
 from tzfs.background import Supervisor
+from tzfs.bulk import Bulk, Pending
 from tzfs.catalog import ARCHIVED, DELETED, FilesystemRow
 from tzfs.control import SOCKET_NAME, Json
 from tzfs.errors import MountError, StoreFull, TzfsError, UnknownFilesystem, WrongStatus
 from tzfs.filesystem import Filesystem
 from tzfs.fuse import loop
+from tzfs.fuse.bulk import BulkWriter
 from tzfs.fuse.counters import COUNTERS
 from tzfs.fuse.operations import Operations
 from tzfs.fuse.resync import Resync
@@ -131,21 +133,31 @@ class Daemon:
             host_free=self._host_free,
             writeback=options.writeback,
             resync=Resync(self._mountpoint),
+            bulk=self._make_bulk_writer(),
         )
         self._silent: set[_Conversation] = set()
         self._supervisors = self._make_supervisors()
+
+    def _make_bulk_writer(self) -> BulkWriter:
+        bulk = Bulk(self._filesystem, self._engine)
+
+        async def build(pending: Pending) -> dict[int, Path]:
+            return await trio.to_thread.run_sync(bulk.build, pending)
+
+        return BulkWriter(self._filesystem, bulk, build)
 
     def _make_supervisors(self) -> list[Supervisor]:
         """Return the background tasks; one that cannot change needs none."""
         if self._filesystem.read_only:
             return []
+        activity, sync = COUNTERS.activity, self._syncer.sync
         tasks: dict[str, Callable[[], Awaitable[None]]] = {
-            "reclaim": functools.partial(background.run_reclaim, self._filesystem),
-            "quota": functools.partial(background.run_quota_watch, self._filesystem),
-            "space": self._space.run,
+            "reclaim": functools.partial(background.run_reclaim, self._filesystem, activity),
+            "quota": functools.partial(background.run_quota_watch, self._filesystem, activity),
+            "space": functools.partial(self._space.run, activity),
             "losses": self._operations.losses.run,
             "rollback": self._finish_rollback,
-            "sync": functools.partial(background.run_sync, self._syncer.sync, self._options.sync_interval_s),
+            "sync": functools.partial(background.run_sync, sync, self._options.sync_interval_s, activity),
         }
         return [Supervisor(name, task) for name, task in tasks.items()]
 
@@ -305,8 +317,12 @@ class Daemon:
 
     async def _finish_rollback(self) -> None:
         """Go on with a rollback that a full disk stopped."""
+        activity = COUNTERS.activity
         while True:
-            await trio.sleep(INTERVAL_S)
+            if self._filesystem.returning_to is None:
+                await activity.rest(INTERVAL_S, activity.count)
+            else:
+                await trio.sleep(INTERVAL_S)
             if self._filesystem.returning_to is not None and self._space.free():
                 try:
                     restored = self._filesystem.finish_rollback()
@@ -329,6 +345,12 @@ class Daemon:
 
     async def _handle(self, opened: OpenFiles, command: str, arguments: Json) -> Json:
         """Run a command that came over the control socket."""
+        try:
+            return await self._run_command(opened, command, arguments)
+        finally:
+            COUNTERS.activity.note()
+
+    async def _run_command(self, opened: OpenFiles, command: str, arguments: Json) -> Json:
         if command == CHECKPOINT:
             return await self._checkpoint()
         if command in admin.COMMANDS:

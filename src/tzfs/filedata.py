@@ -33,7 +33,7 @@ from tzfs.records import (
 from tzfs.versions import scan_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from tzfs.versions import Reader
     from tzfs.volume import Transaction
@@ -94,6 +94,13 @@ def named_in_past(txn: Transaction, k: bytes, content: int, index: int, birth: i
     return False
 
 
+def is_named(txn: Transaction, content: int, index: int, birth: int) -> bool:
+    """Tell whether any record, live or past, names a chunk beyond the first."""
+    k = keys.chunk_map(content, index // SEGMENT_CHUNKS)
+    slots = _load_map(txn, content, index // SEGMENT_CHUNKS)
+    return slots[index % SEGMENT_CHUNKS].birth == birth or named_in_past(txn, k, content, index, birth)
+
+
 def _owner(inode: Inode, index: int) -> bytes:
     """Return the K whose record holds the slot of chunk `index`."""
     if index == 0:
@@ -111,13 +118,12 @@ class _Slots:
         self.stored_bytes = inode.stored_bytes
         self.maps: dict[int, list[Slot]] = {}
         self.touched: set[int] = set()
+        txn.volume.undisturbed.discard(inode.content)
 
     def _map(self, segment: int) -> list[Slot]:
         slots = self.maps.get(segment)
         if slots is None:
-            payload = self.txn.load(keys.chunk_map(self.inode.content, segment))
-            slots = [HOLE] * SEGMENT_CHUNKS if payload is None else decode_map(payload)
-            self.maps[segment] = slots
+            slots = self.maps[segment] = _load_map(self.txn, self.inode.content, segment)
         return slots
 
     def get(self, index: int) -> Slot:
@@ -143,9 +149,12 @@ class _Slots:
 
     def put(self, index: int, data: bytes) -> None:
         """Stage new bytes for a chunk, in place when it was born in this txn."""
-        old = self.get(index)
         self.txn.put_raw(keys.chunk(self.inode.content, index, self.txn.txn), data)
-        self._set(index, old, Slot(self.txn.txn, len(data)))
+        self.name(index, len(data))
+
+    def name(self, index: int, length: int) -> None:
+        """Stage that a chunk's bytes of this txn count, which are there already."""
+        self._set(index, self.get(index), Slot(self.txn.txn, length))
 
     def clear(self, index: int) -> None:
         """Stage a hole."""
@@ -207,16 +216,37 @@ class FileData:
             else:
                 segment = index // SEGMENT_CHUNKS
                 if segment not in maps:
-                    payload = reader.load(keys.chunk_map(inode.content, segment))
-                    maps[segment] = [HOLE] * SEGMENT_CHUNKS if payload is None else decode_map(payload)
+                    maps[segment] = _load_map(reader, inode.content, segment)
                 slot = maps[segment][index % SEGMENT_CHUNKS]
             piece = _chunk(reader, inode.content, index, slot)[start:stop] if slot.birth else b""
             parts.append(piece if len(piece) == stop - start else piece.ljust(stop - start, b"\0"))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def write(self, txn: Transaction, inode: Inode, offset: int, data: bytes) -> Inode:
+    def fresh_pieces(
+        self, reader: Reader, inode: Inode, offset: int, data: bytes, txn: int
+    ) -> Iterator[tuple[int, bytes]]:
+        """Yield (index, bytes) of the chunks of a write that need nothing of what is there.
+
+        They replace all that counts of the old chunk, and no bytes of this txn are there yet. Never chunk 0.
+        """
+        maps: dict[int, list[Slot]] = {}
+        for index, start, stop in self._pieces(offset, len(data)):
+            segment = index // SEGMENT_CHUNKS
+            if index == 0 or start:
+                continue
+            if segment not in maps:
+                maps[segment] = _load_map(reader, inode.content, segment)
+            birth, length = maps[segment][index % SEGMENT_CHUNKS]
+            if birth != txn and length <= stop:
+                at = index * self.chunk_size - offset
+                yield index, data[at : at + stop]
+
+    def write(
+        self, txn: Transaction, inode: Inode, offset: int, data: bytes, stored: Collection[int] = ()
+    ) -> Inode:
         """Stage `data` at `offset` and return the inode with its new size; the caller stamps and saves it.
 
+        stored: indexes of the `fresh_pieces` whose bytes the store has already, so they are only named.
         Raises `FileTooBig`.
         """
         end = offset + len(data)
@@ -225,6 +255,9 @@ class FileData:
         slots = _Slots(txn, inode)
         view = memoryview(data)
         for index, start, stop in self._pieces(offset, len(data)):
+            if index in stored:
+                slots.name(index, stop)
+                continue
             at = index * self.chunk_size + start - offset
             piece = bytes(view[at : at + stop - start])
             slot = slots.get(index)
@@ -266,6 +299,12 @@ class FileData:
         return slots.finish()
 
 
+def _load_map(reader: Reader, content: int, segment: int) -> list[Slot]:
+    """Return the slots of a segment, holes where there is no map."""
+    payload = reader.load(keys.chunk_map(content, segment))
+    return [HOLE] * SEGMENT_CHUNKS if payload is None else decode_map(payload)
+
+
 def has_maps(inode: Inode) -> bool:
     """Tell whether the inode's content has chunks beyond the first, and so at least one map."""
     return inode.stored_bytes > inode.chunk0_length
@@ -286,6 +325,7 @@ def abandon_content(txn: Transaction, inode: Inode) -> Inode:
     if inode.chunk0_birth:
         slot = Slot(inode.chunk0_birth, inode.chunk0_length)
         release(txn, keys.inode(inode.number), inode.content, 0, slot)
+    txn.volume.undisturbed.discard(inode.content)
     txn.mark_dead(inode.content)
     if inode.nlink:
         txn.live_bytes -= inode.stored_bytes

@@ -47,12 +47,9 @@ from tzfs.versions import Past, Reader
 from tzfs.volume import CHUNK_SIZE_DEFAULT, ROOT, Transaction, Volume
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from tzfs.kv import Store
-
-_ROOM_SLICE: Final = 1024
-"""Budget of the reclaim slices that make room when a write meets the quota."""
 
 
 class Filesystem:
@@ -349,19 +346,29 @@ class Filesystem:
         txn.commit()
         return inode
 
-    def write(self, number: int, offset: int, data: bytes, caller: Caller, *, stamp: bool) -> int:
+    def write(
+        self,
+        number: int,
+        offset: int,
+        data: bytes,
+        caller: Caller,
+        *,
+        stamp: bool,
+        stored: Collection[int] = (),
+    ) -> int:
         """Write `data` at `offset`, see pwrite(2); return its length: there are no short writes.
 
         Nothing to write changes nothing, neither the size nor the times.
         stamp: set mtime and ctime; False when the kernel's writeback cache keeps them.
+        stored: indexes of chunks whose bytes are in the store already, see `tzfs.bulk`.
         Raises `NoSpace`, `FileTooBig`, `CorruptRecord` (a chunk that is written in part cannot be read).
         """
         self.volume.require_room(len(data))
-        self._make_room(len(data))
+        self._reclaim.make_room(len(data))
         txn, inode = self._begin_on(number, caller)
         if not data:
             return 0
-        inode = self.data.write(txn, inode, offset, data)
+        inode = self.data.write(txn, inode, offset, data, stored)
         if stamp:
             now = inodes.now_ns()
             inode = inode._replace(mtime_ns=now, ctime_ns=now)
@@ -375,7 +382,7 @@ class Filesystem:
         One transaction: whoever looks, after a crash too, finds the old content or the new, never a part.
         mode: of a new file. Raises as `mknod` and `write`, and `Invalid` for what is no regular file.
         """
-        self._make_room(len(data))
+        self._reclaim.make_room(len(data))
         txn = self._begin(caller)
         parents = Parents(txn)
         directory = parents.get(parent)
@@ -393,15 +400,6 @@ class Filesystem:
             inodes.save(txn, inode)
         txn.commit()
         return inode
-
-    def _make_room(self, size: int) -> None:
-        """Run reclaim ahead of its time when the quota would refuse bytes that removed files still hold."""
-        usage = self.volume.usage()
-        if not usage.quota_bytes or usage.stored_bytes + size <= usage.quota_bytes:
-            return
-        while self.volume.usage().stored_bytes + size > usage.quota_bytes:
-            if not self._reclaim.run_slice(_ROOM_SLICE):
-                return
 
     def setxattr(self, number: int, name: bytes, value: bytes, caller: Caller) -> None:
         """Set an extended attribute, see setxattr(2). Raises `NotSupported`, `AttributeTooBig`, `Invalid`."""
@@ -471,8 +469,7 @@ class Filesystem:
         """
         self._require_changeable()
         goal = self.find_snapshot(name)
-        while self._reclaim.run_slice(_ROOM_SLICE):
-            pass
+        self._reclaim.run_all()
         present = self._snapshots.take(None)
         if present.txn != goal.txn:
             self._returning = Rollback(self.volume, goal.txn)

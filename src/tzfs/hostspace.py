@@ -20,6 +20,7 @@ from typing import Final
 
 import trio
 
+from tzfs.activity import Activity
 from tzfs.errors import NoSpace, StoreError
 from tzfs.kv import RocksStore
 
@@ -106,10 +107,13 @@ class HostSpace:
         """Give the reserve back, at the end of the mount."""
         self._path.unlink(missing_ok=True)
 
-    async def run(self) -> None:
-        """Recover when there is room again."""
+    async def run(self, activity: Activity) -> None:
+        """Recover when there is room again, whether anybody asks for anything meanwhile or not."""
         while True:
-            await trio.sleep(INTERVAL_S)
+            if self.is_full or self._engine.is_failed:
+                await trio.sleep(INTERVAL_S)
+            else:
+                await activity.rest(INTERVAL_S, activity.count)
             self.look()
 
     def recover(self) -> None:

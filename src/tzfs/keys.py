@@ -24,6 +24,8 @@ cold. Integers are big-endian, so byte order is numeric order; names come last a
     O, inode:8                                 orphan: the txn in which its last name went
     D, content:8                               dead content: the txn in which its last user let go
     P, txn:8                                   a deleted snapshot whose records are not pruned yet
+    G                                          the engine's own, see `tzfs.wal`: numbers without a batch
+    T, content:8                               a table of chunks that may not all be named: which
     R                                          a rollback under way: its goal
 
 A directory's entries share (E, parent), so one bounded scan lists it, in the order of the cookie:
@@ -230,12 +232,17 @@ def pruning(txn: int) -> bytes:
     return _META.pack(b"mP", txn)
 
 
+def table(content: int) -> bytes:
+    """Return the key of the mark of chunks of a content that went into a table before they were named."""
+    return _META.pack(b"mT", content)
+
+
 def meta_range(letter: bytes) -> tuple[bytes, bytes]:
     """Return [lower, upper): all meta keys of one letter."""
     return META + letter, META + bytes((letter[0] + 1,))
 
 
 def meta_number(key: bytes) -> int:
-    """Return the field of an S, O, D or P key."""
+    """Return the field of an S, O, D, P or T key."""
     number: int = _META.unpack(key)[1]
     return number

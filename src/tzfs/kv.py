@@ -16,17 +16,17 @@ import contextlib
 import shutil
 import threading
 from bisect import bisect_left, insort
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 import rocksdict
 
-from tzfs import damage, failpoints, wal
+from tzfs import damage, failpoints, tuning, wal
 from tzfs.errors import StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreMissing
-from tzfs.keys import DATA, HEAD, SPACES
+from tzfs.keys import DATA, SPACES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 
 class Store(Protocol):
@@ -54,12 +54,44 @@ class Store(Protocol):
         """Sync and let go of the database; the store is of no use afterwards."""
 
 
+Pairs = list[tuple[bytes, bytes]]
+"""Keys and values, the keys ascending."""
+
+
+class TableStore(Store, Protocol):
+    """A `Store` that takes new keys as whole tables, beside its log: an optional capability.
+
+    For keys that were never written, or whose values nobody asks for: a table is not in the order of the
+    log, so after a power cut it is there and the batch just before it may not be.
+    """
+
+    def build_tables(self, runs: Sequence[Pairs]) -> list[Path]:
+        """Write each run of pairs, all of space DATA, into a durable table that is not of the store yet.
+
+        Blocks, so an event loop needs a thread. Runs do not overlap. Raises `StoreError`.
+        """
+
+    def drop_tables(self, tables: Iterable[Path]) -> None:
+        """Remove tables that were not taken."""
+
+    def make_way(self) -> None:
+        """Write out keys of space DATA that stand in the way of `take_tables`. Blocks, as `build_tables`."""
+
+    def take_tables(self, tables: Sequence[Path]) -> None:
+        """Make tables part of the store, at once and durably, in a few milliseconds; they are used up.
+
+        Raises `StoreError`, and then has taken none: also when the store holds keys between theirs that it
+        would have to write out first.
+        """
+
+
 class MemoryStore:
     """A `Store` in memory: the smallest engine that keeps the contract, for tests and trials."""
 
     def __init__(self) -> None:
         self._values: dict[bytes, bytes] = {}
         self._keys: list[bytes] = []
+        self._tables: dict[Path, Pairs] = {}
 
     def get(self, key: bytes) -> bytes | None:
         """See `Store.get`."""
@@ -86,6 +118,25 @@ class MemoryStore:
                     insort(self._keys, key)
                 self._values[key] = value
 
+    def build_tables(self, runs: Sequence[Pairs]) -> list[Path]:
+        """See `TableStore.build_tables`: what is built are the pairs, kept under a name."""
+        names = [Path(str(len(self._tables) + at)) for at in range(len(runs))]
+        self._tables.update(zip(names, runs, strict=True))
+        return names
+
+    def take_tables(self, tables: Sequence[Path]) -> None:
+        """See `TableStore.take_tables`."""
+        for table in tables:
+            self.write(dict(self._tables.pop(table)))
+
+    def drop_tables(self, tables: Iterable[Path]) -> None:
+        """See `TableStore.drop_tables`."""
+        for table in tables:
+            self._tables.pop(table, None)
+
+    def make_way(self) -> None:
+        """See `TableStore.make_way`: nothing does."""
+
     def sync(self) -> None:
         """See `Store.sync`: memory survives nothing, so there is nothing to wait for."""
 
@@ -93,77 +144,12 @@ class MemoryStore:
         """See `Store.close`; the content stays, so that a test can open a filesystem on it again."""
 
 
-BLOCK_CACHE_BYTES: Final = 32 << 20
-"""Blocks of SST files kept in memory. What is hot is cached by the kernel above us (entries, attributes,
-pages), so this one mainly keeps index blocks and filters, and holds a walk over a large tree together."""
-INDEX_BLOCK_BYTES: Final = 4 << 10
-"""Blocks of an index or a filter, and what the cache expects of an entry. Measured with a whole filter
-in one block, in an LRU cache of 64 shards of half a MiB: beyond 300,000 files two filters of one shard
-drove each other out; a create took 270 us instead of 42, a lookup 120 instead of 14, a name of a walk
-55 instead of 6."""
-HEAD_MEMTABLE_BYTES: Final = 16 << 20
-DATA_MEMTABLE_BYTES: Final = 32 << 20
-WAL_BYTES_MAX: Final = 256 << 20
-"""Above this the engine flushes the oldest memtable, so that a restart never replays more."""
 LOG_DAMAGED: Final = (
     "a part of the engine's log was damaged: what was written behind it is lost, and the tree an earlier one"
 )
+_TABLE_SUFFIX: Final = ".tzfs-table"
+"""Tables that are being built, in the database's directory; the engine leaves alone what it does not know."""
 _MEMTABLES: Final = "rocksdb.cur-size-all-mem-tables"
-
-
-def _table_options(*, block_bytes: int, cache: rocksdict.Cache) -> rocksdict.BlockBasedOptions:
-    table = rocksdict.BlockBasedOptions()
-    table.set_block_cache(cache)
-    table.set_block_size(block_bytes)
-    table.set_bloom_filter(10, block_based=False)
-    # Index and filters in small blocks: no lookup drags a filter of hundreds of KiB into the cache.
-    table.set_index_type(rocksdict.BlockBasedIndexType.two_level_index_search())
-    table.set_partition_filters(True)
-    table.set_metadata_block_size(INDEX_BLOCK_BYTES)
-    table.set_pin_top_level_index_and_filter(True)
-    table.set_cache_index_and_filter_blocks(True)
-    table.set_pin_l0_filter_and_index_blocks_in_cache(True)
-    table.set_format_version(5)
-    table.set_checksum_type(rocksdict.ChecksumType.xxh3())
-    return table
-
-
-def _database_options(*, create: bool) -> rocksdict.Options:
-    options = rocksdict.Options(raw_mode=True)
-    options.create_if_missing(create)
-    options.create_missing_column_families(create)
-    options.set_max_background_jobs(2)
-    options.set_max_total_wal_size(WAL_BYTES_MAX)
-    options.set_keep_log_file_num(2)
-    options.set_max_log_file_size(1 << 20)
-    options.set_stats_dump_period_sec(0)
-    options.set_stats_persist_period_sec(0)
-    options.set_bytes_per_sync(1 << 20)
-    # RocksDB tells the kernel that it reads at random, which turns readahead off: reading a large file for
-    # the first time went at 0.3 to 0.4 GiB/s with that and at 0.7 to 1.0 without, on the same disk.
-    options.set_advise_random_on_open(False)
-    # Logs are not recycled: after a power cut RocksDB 9.8 refused some disks ("SST file is ahead of WALs") on
-    # which a younger log was lost and had old records in its place (tests/mount/test_power_cut.py).
-    options.set_recycle_log_file_num(0)
-    options.set_max_open_files(256)
-    options.set_is_fd_close_on_exec(True)
-    return options
-
-
-def _family_options(space: bytes, cache: rocksdict.Cache) -> rocksdict.Options:
-    options = rocksdict.Options(raw_mode=True)
-    big = space == DATA
-    options.set_block_based_table_factory(_table_options(block_bytes=(16 if big else 4) << 10, cache=cache))
-    options.set_write_buffer_size(
-        DATA_MEMTABLE_BYTES if big else HEAD_MEMTABLE_BYTES if space == HEAD else HEAD_MEMTABLE_BYTES // 4
-    )
-    options.set_max_write_buffer_number(3)
-    options.set_target_file_size_base((64 if big else 16) << 20)
-    options.set_level_compaction_dynamic_level_bytes(True)
-    options.set_compression_type(rocksdict.DBCompressionType.lz4())
-    options.set_memtable_prefix_bloom_ratio(0.05)
-    options.set_memtable_whole_key_filtering(True)
-    return options
 
 
 @contextlib.contextmanager
@@ -200,6 +186,7 @@ class RocksStore:
         self._is_diverged = False
         self.compacts = True
         """False after a compaction met a damaged table: it would again, and end all writing again."""
+        self._tables_built = 0
         self.rescue: Callable[[], bool] | None = None
         """Called when the host's disk was full; tells whether it made room and called `reopen`."""
         self._attach(create=create, read_only=read_only)
@@ -226,20 +213,25 @@ class RocksStore:
 
     def _attach(self, *, create: bool, read_only: bool) -> None:
         """Open the database."""
-        cache = rocksdict.Cache.new_hyper_clock_cache(BLOCK_CACHE_BYTES, INDEX_BLOCK_BYTES)
-        families = {space.decode(): _family_options(space, cache) for space in SPACES}
+        cache = rocksdict.Cache.new_hyper_clock_cache(tuning.BLOCK_CACHE_BYTES, tuning.INDEX_BLOCK_BYTES)
+        families = {space.decode(): tuning.family_options(space, cache) for space in SPACES}
         for options in families.values():
             options.set_disable_auto_compactions(not self.compacts)
         access = rocksdict.AccessType.read_only() if read_only else rocksdict.AccessType.read_write()
         with _translated(), wal.Logs(self._path) as logs:
             if not read_only:
                 logs.close_gaps()
-            database = rocksdict.Rdict(str(self._path), _database_options(create=create), families, access)
+            database = rocksdict.Rdict(
+                str(self._path), tuning.database_options(create=create), families, access
+            )
             self._database = database
             if not read_only and self.dropped() and logs.lost_behind(database.latest_sequence_number()):
                 damage.note(self._path.parent, LOG_DAMAGED)
             self._families = {space[0]: database.get_column_family(space.decode()) for space in SPACES}
             self._handles = {space[0]: database.get_column_family_handle(space.decode()) for space in SPACES}
+        self._table_options = tuning.family_options(DATA, cache)
+        if not read_only:
+            self.drop_tables(self._path.glob(f"*{_TABLE_SUFFIX}"))
 
     @classmethod
     def open(cls, path: Path, *, create: bool = False, read_only: bool = False) -> RocksStore:
@@ -313,7 +305,7 @@ class RocksStore:
         family = next(iter(self._families.values()))  # they share one cache
         return {
             "blocks_bytes": family.property_int_value("rocksdb.block-cache-usage") or 0,
-            "blocks_bytes_max": BLOCK_CACHE_BYTES,
+            "blocks_bytes_max": tuning.BLOCK_CACHE_BYTES,
             "unflushed_bytes": self.unflushed_bytes(),
         }
 
@@ -383,6 +375,47 @@ class RocksStore:
                 raise self._failure from error
             self.write(batch)
 
+    @failpoints.point("build_tables")
+    def build_tables(self, runs: Sequence[Pairs]) -> list[Path]:
+        """See `TableStore.build_tables`."""
+        tables = []
+        for run in runs:
+            self._tables_built += 1
+            path = self._path / f"{self._tables_built}{_TABLE_SUFFIX}"
+            tables.append(path)
+            with _translated():
+                writer = rocksdict.SstFileWriter(self._table_options)
+                writer.open(str(path))
+                for key, value in run:
+                    writer[key] = value
+                writer.finish()
+        return tables
+
+    def make_way(self) -> None:
+        """See `TableStore.make_way`."""
+        with self._attached, _translated():
+            self._families[DATA[0]].flush()
+
+    @failpoints.point("take_tables")
+    def take_tables(self, tables: Sequence[Path]) -> None:
+        """See `TableStore.take_tables`. Tables are moved, not copied: both names are in one directory."""
+        options = rocksdict.IngestExternalFileOptions()
+        options.set_move_files(True)
+        options.set_allow_blocking_flush(False)
+        if self._failure is not None:
+            raise self._failure
+        with self._attached, _translated():
+            before = self._database.latest_sequence_number()
+            self._families[DATA[0]].ingest_external_file([str(path) for path in tables], options)
+            is_skipped = self._database.latest_sequence_number() != before
+        if is_skipped:
+            self.write(wal.skip(before))
+
+    def drop_tables(self, tables: Iterable[Path]) -> None:
+        """See `TableStore.drop_tables`."""
+        for path in tables:
+            path.unlink(missing_ok=True)
+
     def _is_rescued(self) -> bool:
         """Tell whether a failed engine takes writes again, because somebody made room for it."""
         return isinstance(self._failure, StoreFull) and self.rescue is not None and self.rescue()
@@ -445,59 +478,3 @@ class RocksStore:
         with contextlib.suppress(Exception):
             self._database.close()
         del self._database
-
-
-class Batch:
-    """The changes of one operation: staged here, read back through here, written at once by `commit`.
-
-    A batch is begun, filled and committed without a suspension in between, and it writes nothing before:
-    dropping one undoes all. What it has read it keeps, for an operation that looks a record up and later
-    changes it would else ask the store twice.
-    """
-
-    __slots__ = ("_seen", "staged", "store")
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.staged: dict[bytes, bytes | None] = {}
-        self._seen: dict[bytes, bytes | None] = {}
-
-    def get_raw(self, key: bytes) -> bytes | None:
-        """Return what `key` will hold after the commit."""
-        if key in self.staged:
-            return self.staged[key]
-        if key in self._seen:
-            return self._seen[key]
-        value = self._seen[key] = self.store.get(key)
-        return value
-
-    def assume_absent(self, key: bytes) -> None:
-        """Take the caller's word that the store has no `key`, as for a number that was never used."""
-        self._seen[key] = None
-
-    def put_raw(self, key: bytes, value: bytes) -> None:
-        """Stage a value."""
-        self.staged[key] = value
-
-    def delete_raw(self, key: bytes) -> None:
-        """Stage a deletion."""
-        self.staged[key] = None
-
-    def scan_raw(self, lower: bytes, upper: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """Scan what the store will hold after the commit; as `Store.scan`.
-
-        Deletions that are staged in the range can hide that many stored keys, so that many more are read.
-        """
-        touched = {key: value for key, value in self.staged.items() if lower <= key < upper}
-        stored = self.store.scan(lower, upper, limit + len(touched))
-        if not touched:
-            return stored
-        merged: dict[bytes, bytes | None] = dict(stored)
-        merged.update(touched)
-        live = sorted((key, value) for key, value in merged.items() if value is not None)
-        return live[:limit]
-
-    def commit(self) -> None:
-        """Write what was staged, as one atomic batch. Raises `StoreError`; then nothing has changed."""
-        if self.staged:
-            self.store.write(self.staged)

@@ -1,9 +1,9 @@
 """Reclaim: the background work that removes what no reader can reach.
 
-Three kinds of work, each left behind as a mark by the operation that caused it, so that a crash forgets
+Four kinds of work, each left behind as a mark by the operation that caused it, so that a crash forgets
 none: orphans (inodes without a name that nobody holds), dead contents (what a file held before it was
-emptied or removed), and deleted snapshots. Each slice is one or a few small transactions; nothing is lost
-if it stops between any two of them.
+emptied or removed), deleted snapshots, and chunks that a large write stored and did not come to name. Each
+slice is one or a few small transactions; nothing is lost if it stops between any two of them.
 
 Pruning deleted snapshot u reads the change log behind it: a record that u alone saw ended before the next
 snapshot n, so its key changed in (u, n]. The cost is what changed, never the tree.
@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Final
 from tzfs import failpoints, filedata, inodes, keys
 from tzfs.errors import NoEntry, StoreError
 from tzfs.keys import SEGMENT_CHUNKS
-from tzfs.records import NOBODY, Head, Slot, decode_head, decode_map, head_payload
+from tzfs.records import (
+    NOBODY,
+    Head,
+    Slot,
+    TableMark,
+    decode_head,
+    decode_map,
+    encode_table_mark,
+    head_payload,
+)
 from tzfs.versions import SCAN_PAGE, scan_all
 from tzfs.volume import Transaction
 
@@ -28,6 +37,10 @@ if TYPE_CHECKING:
 
 _MAPS_A_STEP: Final = 4
 """Maps taken apart in one transaction: up to 256 chunks, about a millisecond of work."""
+_ROOM_SLICE: Final = 1024
+"""Budget of a slice for which somebody waits."""
+_CHUNKS_A_STEP: Final = 32
+"""Chunks of a table looked at in one transaction; looking reads their bytes."""
 
 _SEARCH_COST: Final = 8
 """What looking for the past records of one K costs, in records of a slice's budget."""
@@ -55,8 +68,9 @@ class Reclaim:
         self._prunings.append(txn)
 
     def backlog(self) -> int:
-        """Return how many orphans, dead contents and deleted snapshots wait."""
-        return len(self._ready) + len(self._volume.dead) + len(self._prunings)
+        """Return how many orphans, dead contents, deleted snapshots and tables wait."""
+        volume = self._volume
+        return len(self._ready) + len(volume.dead) + len(self._prunings) + len(volume.tables)
 
     @failpoints.point("reclaim_slice")
     def run_slice(self, budget: int) -> bool:
@@ -68,11 +82,25 @@ class Reclaim:
                 budget -= self._take_orphan()
             elif self._volume.dead:
                 budget -= self._take_apart(*next(iter(self._volume.dead.items())))
+            elif self._volume.tables:
+                budget -= self._drop_unnamed(*next(iter(self._volume.tables.items())))
             elif self._prunings:
                 budget -= self._prune_step(self._prunings[0], budget)
             else:
                 return self._trim_log(budget)
         return True
+
+    def run_all(self) -> None:
+        """Work off everything, in one go."""
+        while self.run_slice(_ROOM_SLICE):
+            pass
+
+    def make_room(self, size: int) -> None:
+        """Run ahead of its time when the quota would refuse bytes that removed files still hold."""
+        volume = self._volume
+        quota = volume.superblock.quota_bytes
+        while quota and volume.counters.stored_bytes + size > quota and self.run_slice(_ROOM_SLICE):
+            pass
 
     def _take_orphan(self) -> int:
         """Remove the next orphan. One whose removal the store refused waits for its next turn."""
@@ -110,6 +138,27 @@ class Reclaim:
             txn.unmark_dead(content)
         txn.commit()
         return len(txn.staged)
+
+    def _drop_unnamed(self, content: int, mark: TableMark) -> int:
+        """Remove some chunks of a table, those that no record names; return the records touched.
+
+        They are in no total: those are moved by the record that names a chunk.
+        """
+        txn = Transaction(self._volume, NOBODY)
+        rest = mark._replace(first=mark.first + _CHUNKS_A_STEP)
+        for index in range(mark.first, min(rest.first, mark.last + 1)):
+            key = keys.chunk(content, index, mark.birth)
+            if txn.get_raw(key) is not None and not filedata.is_named(txn, content, index, mark.birth):
+                txn.delete_raw(key)
+        if rest.first > mark.last:
+            txn.delete_raw(keys.table(content))
+            txn.commit()
+            del self._volume.tables[content]
+        else:
+            txn.put_raw(keys.table(content), encode_table_mark(rest))
+            txn.commit()
+            self._volume.tables[content] = rest
+        return _CHUNKS_A_STEP + len(txn.staged)
 
     def _prune_step(self, gone: int, budget: int) -> int:
         """Prune behind one deleted snapshot for some of the change log; return the records touched.

@@ -383,6 +383,33 @@ def decode_mark(value: bytes) -> int:
     return int(txn)
 
 
+class TableMark(NamedTuple):
+    """Which chunks of a content went into a table before they were named: indexes `first` to `last`."""
+
+    birth: int
+    first: int
+    last: int
+
+
+_TABLE = struct.Struct(">BQQQ")
+
+
+def encode_table_mark(mark: TableMark) -> bytes:
+    """Return the value of a T record."""
+    return _TABLE.pack(VERSION, *mark)
+
+
+def decode_table_mark(value: bytes) -> TableMark:
+    """Return the mark that `encode_table_mark` made."""
+    try:
+        version, *fields = _TABLE.unpack(value)
+    except struct.error:
+        raise CorruptRecord(f"table mark: {len(value)} bytes") from None
+    if version != VERSION:
+        raise CorruptRecord(f"table mark: version {version}")
+    return TableMark(*fields)
+
+
 class AttributeChanges(NamedTuple):
     """What a setattr asks for; None leaves a field alone. Times are nanoseconds."""
 

@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from tzfs import keys
 from tzfs.errors import InputOutput
-from tzfs.kv import Batch
 from tzfs.records import (
     CHANGED,
     CREATED,
@@ -266,6 +265,62 @@ class Versions:
     def drop(self, txn: int) -> None:
         """Forget snapshot `txn`; the caller has persisted that."""
         self.sealed.remove(txn)
+
+
+class Batch:
+    """The changes of one operation: staged here, read back through here, written at once by `commit`.
+
+    A batch is begun, filled and committed without a suspension in between, and it writes nothing before:
+    dropping one undoes all. What it has read it keeps, for an operation that looks a record up and later
+    changes it would else ask the store twice.
+    """
+
+    __slots__ = ("_seen", "staged", "store")
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.staged: dict[bytes, bytes | None] = {}
+        self._seen: dict[bytes, bytes | None] = {}
+
+    def get_raw(self, key: bytes) -> bytes | None:
+        """Return what `key` will hold after the commit."""
+        if key in self.staged:
+            return self.staged[key]
+        if key in self._seen:
+            return self._seen[key]
+        value = self._seen[key] = self.store.get(key)
+        return value
+
+    def assume_absent(self, key: bytes) -> None:
+        """Take the caller's word that the store has no `key`, as for a number that was never used."""
+        self._seen[key] = None
+
+    def put_raw(self, key: bytes, value: bytes) -> None:
+        """Stage a value."""
+        self.staged[key] = value
+
+    def delete_raw(self, key: bytes) -> None:
+        """Stage a deletion."""
+        self.staged[key] = None
+
+    def scan_raw(self, lower: bytes, upper: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Scan what the store will hold after the commit; as `Store.scan`.
+
+        Deletions that are staged in the range can hide that many stored keys, so that many more are read.
+        """
+        touched = {key: value for key, value in self.staged.items() if lower <= key < upper}
+        stored = self.store.scan(lower, upper, limit + len(touched))
+        if not touched:
+            return stored
+        merged: dict[bytes, bytes | None] = dict(stored)
+        merged.update(touched)
+        live = sorted((key, value) for key, value in merged.items() if value is not None)
+        return live[:limit]
+
+    def commit(self) -> None:
+        """Write what was staged, as one atomic batch. Raises `StoreError`; then nothing has changed."""
+        if self.staged:
+            self.store.write(self.staged)
 
 
 class VersionedBatch(Batch):

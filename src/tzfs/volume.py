@@ -23,6 +23,7 @@ from tzfs.records import (
     decode_counters,
     decode_mark,
     decode_superblock,
+    decode_table_mark,
     encode_counters,
     encode_mark,
     encode_superblock,
@@ -73,6 +74,13 @@ class Volume:
         """Raises `NoSpace` if the host's disk has no room for so many bytes; whoever has a disk sets it."""
         self.unpruned = {keys.meta_number(key) for key, _ in scan_all(store, *keys.meta_range(b"P"))}
         """Snapshots that are deleted and have left past records that no snapshot sees: work for reclaim."""
+        self.tables = {
+            keys.meta_number(key): decode_table_mark(value)
+            for key, value in scan_all(store, *keys.meta_range(b"T"))
+        }
+        """By content: chunks that went into a table and may not all be named: work for reclaim."""
+        self.undisturbed: set[int] = set()
+        """Contents of which chunks are on their way into a table; one whose slots are edited drops out."""
 
     @staticmethod
     def format(store: Store, *, chunk_size: int, quota_bytes: int, inodes_max: int) -> Volume:

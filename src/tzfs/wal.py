@@ -6,6 +6,7 @@ RocksDB ends its recovery at the first record that is damaged. Two things it doe
   as the older one is synced only some time after the younger one was begun. The younger would be replayed,
   and the tree have a hole. So before the engine opens, the sequence numbers of all batches are followed, and
   where one is missing a damaged record is put (`close_gaps`): there it stops, unless it needs no such log.
+  A table that the engine took in may use up numbers without a batch; the batch after it says so (`skip`).
 - Whether the damage is at the end of a log, as after any power cut, or in its middle (`lost_behind`).
 
 The format: blocks of 32 KiB; fragments that never cross one, each with checksum, length and type; a record of
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import struct
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +27,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+SKIP_KEY: Final = b"mG"
+"""The key of a batch of its own that explains a gap before it."""
 BLOCK_BYTES: Final = 32 << 10
 _HEADER: Final = struct.Struct("<IHB")
 _BATCH: Final = struct.Struct("<QI")
@@ -75,10 +79,13 @@ class Logs:
             with _mapped(file.fileno()) as data:
                 first = True
                 for batch in batches(data):
-                    if first and before is not None and batch.sequence != expected:
-                        _append_damage(before)
-                        found = True
-                    elif not first and batch.sequence != expected:
+                    if batch.sequence == expected or (expected and expected == _skipped_from(data, batch)):
+                        pass
+                    elif first:
+                        if before is not None:
+                            _append_damage(before)
+                            found = True
+                    else:
                         os.pwrite(file.fileno(), bytes(4), batch.start)
                         found = True
                         break
@@ -155,6 +162,26 @@ def batches(data: mmap.mmap | memoryview) -> Iterator[LoggedBatch]:
                 yield LoggedBatch(sequence, count, parts[0][0], tuple(parts))
             parts = []
         at = end
+
+
+def skip(sequence: int) -> dict[bytes, bytes]:
+    """Return the batch to write after something used up numbers beyond `sequence` without a batch."""
+    return {SKIP_KEY: _SEQUENCE.pack(sequence)}
+
+
+def _skipped_from(data: mmap.mmap | memoryview, batch: LoggedBatch) -> int | None:
+    """Return the first number that was used up without a batch before this one, if it says so."""
+    body = b"".join(bytes(data[start + _HEADER.size : end]) for start, end in batch.fragments[:3])
+    found = _SKIP_RECORD.fullmatch(body[_BATCH.size :])
+    if batch.changes != 1 or found is None:
+        return None
+    sequence: int = _SEQUENCE.unpack(found[1])[0]
+    return sequence + 1
+
+
+_SEQUENCE: Final = struct.Struct(">Q")
+_SKIP_RECORD: Final = re.compile(b"\\x05.\\x02" + SKIP_KEY + b"\\x08(.{8})", re.DOTALL)
+"""A put into a column family: its number below 128, and the lengths of key and value before these."""
 
 
 def _is_sound(data: mmap.mmap | memoryview, start: int, end: int) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tzfs.bulk import Bulk, Write
 from tzfs.filesystem import Filesystem
 from tzfs.kv import Store
 from tzfs.records import AttributeChanges, Caller
@@ -38,6 +39,21 @@ def new(fs: Filesystem, path: str, data: bytes = b"") -> int:
     if data:
         fs.write(number, 0, data, ALICE, stamp=True)
     return number
+
+
+def write_in_bulk(fs: Filesystem, number: int, offset: int, data: bytes) -> None:
+    """Write past the log, in four pieces as the kernel might, whatever the size."""
+    piece = -(-len(data) // 4)
+    cuts = range(0, len(data), piece)
+    writes = [Write(number, offset + at, data[at : at + piece], ALICE, stamp=True) for at in cuts]
+    bulk = Bulk(fs, fs.store, bytes_min=1)  # type: ignore[arg-type]
+    pending = bulk.begin(writes)
+    if pending is None:
+        fs.write(number, offset, data, ALICE, stamp=True)
+        return
+    for error in bulk.finish(pending, bulk.build(pending)):
+        if error is not None:
+            raise error
 
 
 def prepare(engine: Store) -> Filesystem:
@@ -125,6 +141,7 @@ OPERATIONS: dict[str, Callable[[Filesystem], Any]] = {
     "open-with-truncation": lambda fs: fs.truncate_on_open(find(fs, "big"), ALICE),
     "write": lambda fs: fs.write(find(fs, "a"), 50, pattern(100, 9), ALICE, stamp=True),
     "write-many-chunks": lambda fs: fs.write(find(fs, "big"), 20_000, pattern(50_000, 9), ALICE, stamp=True),
+    "write-in-bulk": lambda fs: write_in_bulk(fs, find(fs, "big"), 20_000, pattern(60_000, 9)),
     "setxattr": lambda fs: fs.setxattr(find(fs, "big"), b"user.new", b"value", ALICE),
     "removexattr": lambda fs: fs.removexattr(find(fs, "a"), b"user.colour", ALICE),
     "snapshot": lambda fs: fs.snapshot(b"three"),

@@ -26,7 +26,7 @@ from typing import Any
 
 from support import scenarios
 from support.dump import history, tree
-from tzfs import kv
+from tzfs import tuning
 from tzfs.filesystem import Filesystem
 from tzfs.fork import fork
 from tzfs.kv import MemoryStore, RocksStore, Store
@@ -55,7 +55,7 @@ def step(fs: Filesystem, rng: random.Random, at: int) -> None:
     """Do one random operation, which is one transaction."""
     names = sorted(path.decode() for path, node in tree(fs).items() if path and stat.S_ISREG(node[0]))
     some = rng.choice(names).lstrip("/") if names else "a"
-    choice = rng.randrange(8)
+    choice = rng.randrange(9)
     if choice <= 1 or not names:
         fs.mknod(1, b"new%d" % at, stat.S_IFREG | 0o644, 0, scenarios.ALICE)
     elif choice <= 3:
@@ -75,14 +75,17 @@ def step(fs: Filesystem, rng: random.Random, at: int) -> None:
             new_name=b"moved%d" % at,
             caller=scenarios.ALICE,
         )
+    elif choice == 7:
+        data = scenarios.pattern(30_000, at)
+        scenarios.write_in_bulk(fs, scenarios.find(fs, some), rng.randrange(4000), data)
     else:
         fs.snapshot(b"label%d" % at)
 
 
 def switching(disk: Path, report: Path, seed: int) -> None:
     """Work as `operations` do, longer, with logs of some tens of KiB."""
-    kv.HEAD_MEMTABLE_BYTES = kv.DATA_MEMTABLE_BYTES = 64 << 10  # type: ignore[misc]
-    kv.WAL_BYTES_MAX = 192 << 10  # type: ignore[misc]
+    tuning.HEAD_MEMTABLE_BYTES = tuning.DATA_MEMTABLE_BYTES = 64 << 10  # type: ignore[misc]
+    tuning.WAL_BYTES_MAX = 192 << 10  # type: ignore[misc]
     operations(disk, report, seed, steps=SWITCHING_STEPS)
 
 

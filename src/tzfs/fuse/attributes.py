@@ -70,6 +70,17 @@ def changes(entry: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields) -> At
     )
 
 
+def kept_times(asked: AttributeChanges) -> tuple[int, int] | None:
+    """Return mtime and ctime if these are all that is asked for: the kernel hands over what it kept."""
+    if asked[:5] != _NOTHING_ELSE or asked.mtime_ns is None or asked.ctime_ns is None:
+        return None
+    return asked.mtime_ns, asked.ctime_ns
+
+
+_NOTHING_ELSE: Final = (None,) * 5
+"""The fields of AttributeChanges before mtime and ctime, when none is asked for."""
+
+
 def statistics(usage: Usage, host_free_bytes: int) -> pyfuse3.StatvfsData:
     """Return what `df` shows: used is what the store holds for this filesystem, history included.
 

@@ -38,7 +38,7 @@ def request(handler: Handler[P, R]) -> Handler[P, R]:
     the cost is one `isEnabledFor`, which logging caches.
     """
     name = handler.__name__
-    counts, clock = COUNTERS.kind(name), time.perf_counter_ns
+    counts, clock, note = COUNTERS.kind(name), time.perf_counter_ns, COUNTERS.activity.note
     handler = failpoints.point(f"handler.{name}")(handler)
 
     @functools.wraps(handler)
@@ -54,6 +54,7 @@ def request(handler: Handler[P, R]) -> Handler[P, R]:
             raise FUSEError(errno_of(error, name, args)) from None
         finally:
             counts[(clock() - began_ns).bit_length()] += 1
+            note()
 
     return wrapper
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
+from tzfs.activity import Activity
+
 BUCKETS: Final = 64
 
 
@@ -18,6 +20,7 @@ class Counters:
 
     def __init__(self) -> None:
         """Begin at zero."""
+        self.activity = Activity()
         self.bytes_read = 0
         self.bytes_written = 0
         self._kinds: dict[str, list[int]] = {}

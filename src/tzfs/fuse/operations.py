@@ -26,9 +26,11 @@ from typing import TYPE_CHECKING
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
 
+from tzfs.bulk import Write
 from tzfs.errors import NoEntry, NoSpace, ReadOnly, Stale
-from tzfs.fuse.attributes import CACHED_S, attributes, changes, no_entry, statistics
+from tzfs.fuse.attributes import CACHED_S, attributes, changes, kept_times, no_entry, statistics
 from tzfs.fuse.boundary import notice, request
+from tzfs.fuse.bulk import BulkWriter
 from tzfs.fuse.commands import Commands
 from tzfs.fuse.counters import COUNTERS
 from tzfs.fuse.handles import Handle, Handles, LookupCounts, Programs
@@ -66,6 +68,7 @@ class Operations(pyfuse3.Operations):
     sync: makes all earlier changes durable. flush: writes out the kernel's dirty pages of this mount.
     host_free: (free, total) bytes of the disk under the store. writeback: let the kernel's writeback cache
     collect writes; it then owns the times of regular files. resync: tells the kernel what a rollback changed.
+    bulk: does large writes, if they are to go past the log.
     """
 
     supports_dot_lookup = True
@@ -80,6 +83,7 @@ class Operations(pyfuse3.Operations):
         host_free: Callable[[], tuple[int, int]],
         writeback: bool = True,
         resync: Resync | None = None,
+        bulk: BulkWriter | None = None,
     ) -> None:
         super().__init__()
         self.enable_writeback_cache = writeback
@@ -94,6 +98,7 @@ class Operations(pyfuse3.Operations):
         self.losses = Losses(self._handles)
         self._programs = Programs()
         self.commands = Commands(fs, flush=flush, known=self._known, handles=self._handles, resync=resync)
+        self._bulk = bulk
         self._no_entry = no_entry()
 
     # --------------------------------------------------------------- helpers
@@ -179,9 +184,8 @@ class Operations(pyfuse3.Operations):
         """Change attributes: chmod, chown, truncate, utimensat, and the times of the writeback cache."""
         refuse_change(inode)
         asked = changes(attr, fields)
-        if asked[:5] == _NOTHING_BUT_TIMES and asked.mtime_ns is not None and asked.ctime_ns is not None:
-            caller = self._caller(ctx)
-            return attributes(self._fs.settle_times(inode, asked.mtime_ns, asked.ctime_ns, caller), LIVE)
+        if (kept := kept_times(asked)) is not None:
+            return attributes(self._fs.settle_times(inode, *kept, self._caller(ctx)), LIVE)
         if await self.commands.claims(ctx.pid, inode, asked):
             return attributes(self._fs.getattr(inode), LIVE)
         if asked.size is not None and asked.mtime_ns is None and not self._stamp:
@@ -309,7 +313,11 @@ class Operations(pyfuse3.Operations):
         """Write; the writer in the change log is who opened the file."""
         handle = self._handles[fh]
         try:
-            written = self._fs.write(handle.number, off, buf, handle.caller, stamp=self._stamp)
+            if self._bulk is not None and self._bulk.is_due(handle.number, len(buf)):
+                large = Write(handle.number, off, buf, handle.caller, self._stamp)
+                written = await self._bulk.write(large)
+            else:
+                written = self._fs.write(handle.number, off, buf, handle.caller, stamp=self._stamp)
         except NoSpace:
             if self.enable_writeback_cache:
                 self.losses.note(handle.number)
@@ -428,7 +436,3 @@ _DOT = 1
 _DOTDOT = 2
 _BATCH_MIN = 8
 """A buffer that a few long names fill says little about the next one."""
-
-
-_NOTHING_BUT_TIMES = (None,) * 5
-"""Of the fields of AttributeChanges, those before mtime and ctime."""

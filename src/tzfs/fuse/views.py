@@ -283,6 +283,12 @@ def refuse_change(st_ino: int) -> None:
         raise ReadOnly("history does not change")
 
 
+def refuse_leaving(st_ino: int) -> None:
+    """Raise CrossDevice for what would make a file of a snapshot live."""
+    if st_ino > INODE_MAX:
+        raise CrossDevice("a snapshot's file cannot be moved or linked: copy it")
+
+
 def refuse_new_name(parent: int, name: bytes) -> None:
     """Raise ReadOnly in history, and Exists for `.snapshots` itself: it is there, although hidden."""
     refuse_change(parent)
@@ -295,9 +301,3 @@ def refuse_old_name(parent: int, name: bytes) -> None:
     refuse_change(parent)
     if name == SNAPSHOTS_NAME:
         raise NotPermitted(".snapshots cannot be removed or moved")
-
-
-def refuse_leaving(st_ino: int) -> None:
-    """Raise CrossDevice for what would make a file of a snapshot live."""
-    if st_ino > INODE_MAX:
-        raise CrossDevice("a snapshot's file cannot be moved or linked: copy it")
