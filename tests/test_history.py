@@ -55,6 +55,16 @@ def test_a_snapshot_of_an_unchanged_tree_is_a_new_one_when_the_last_one_was_dele
     assert fs.lookup(ROOT, b"f", now.txn).size == len(CONTENT)
 
 
+def test_a_change_of_a_file_that_lost_the_first_of_its_names_is_told(fs: Filesystem) -> None:
+    number = make_file(fs)
+    directory = fs.mkdir(ROOT, b"d", 0o755, NOBODY).number
+    fs.link(number, directory, b"other", NOBODY)
+    fs.unlink(ROOT, b"f", NOBODY)
+    fs.snapshot(b"before")
+    fs.write(number, 0, b"new", NOBODY, stamp=True)
+    assert [(change.kind, change.path) for change in fs.diff(b"before")] == [("changed", b"d/other")]
+
+
 def test_what_changes_nothing_is_no_change_to_a_snapshot(fs: Filesystem) -> None:
     number = make_file(fs)
     taken = fs.snapshot().txn

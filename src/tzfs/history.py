@@ -163,8 +163,12 @@ def _places(
 def _inode_changes(
     log: dict[bytes, LogRecord], before: Reader, after: Reader, directories: Directories, told: set[int]
 ) -> Iterator[Change]:
-    """Yield the inodes that exist at both moments and differ, unless they are `told` already."""
+    """Yield the inodes that exist at both moments and differ, unless they are `told` already.
+
+    A file of several names that has lost the one it is known by is looked for in the whole tree.
+    """
     paths = Paths(after, directories)
+    lost: dict[int, Change] = {}
     attributes = {keys.number_of(k) for k in log if k[:1] == keys.XATTR and before.load(k) != after.load(k)}
     for k, record in log.items():
         number = keys.number_of(k)
@@ -180,8 +184,17 @@ def _inode_changes(
         if new.nlink == 0 or (_essence(old) == _essence(new) and number not in attributes):
             continue
         path = paths.of(new)
-        if path is not None:
+        if path is None:
+            lost[number] = Change(CHANGED, b"", None, new, record)
+        else:
             yield Change(CHANGED, path, None, new, record)
+    if lost:
+        for k, payload in scan_all(after, *keys.kind_range(keys.ENTRY)):
+            number = decode_entry(payload)
+            parent, _, name = keys.split_entry(k)
+            path = paths.join(parent, name) if number in lost else None
+            if path is not None:
+                yield lost.pop(number)._replace(path=path)
 
 
 def _exists(reader: Reader, k: bytes) -> bool:

@@ -1,8 +1,11 @@
 """What goes into the page: each snapshot's difference, contents once, nothing that could be code."""
 
+import contextlib
 import json
 import os
+import random
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,9 @@ import pytest
 import tzfs
 from tzfs.report import Badge, Blobs, Card, Report, Row, collect, render
 from tzfs.report.collect import CONTENT_BYTES_MAX
+
+report = sys.modules["tzfs.report.collect"]
+"""The module, whose name in its package is that of the function."""
 
 
 @pytest.fixture
@@ -50,6 +56,54 @@ def test_each_step_is_what_changed(history: tuple[dict[str, Any], Blobs]) -> Non
         ["empty", "link"],
     ]
     assert [step["gone"] for step in steps] == [[], [], ["logo.bin"], []]
+
+
+@pytest.mark.parametrize("files_max", [2000, 8], ids=["all", "some left out"])
+@pytest.mark.parametrize("seed", range(8))
+def test_what_changed_tells_the_same_as_walking_every_tree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, files_max: int
+) -> None:
+    rng = random.Random(seed)
+    monkeypatch.setattr(report, "FILES_MAX", files_max)
+    store = tzfs.Store.open(tmp_path / "store", create=True)
+    store.create("lab")
+    with store.open_filesystem("lab") as fs:
+        for _ in range(25):
+            for _ in range(rng.randrange(1, 5)):
+                with contextlib.suppress(OSError):
+                    change_something(fs, rng)
+            fs.snapshot()
+        quick = collect(fs, Blobs())
+        looked = report._changed
+        used = []
+
+        def note(*arguments: Any) -> None:  # noqa: ANN401
+            used.append(looked(*arguments) is not None)
+
+        monkeypatch.setattr(report, "_changed", note)
+        assert collect(fs, Blobs()) == quick
+    assert any(used)
+
+
+def change_something(fs: tzfs.Filesystem, rng: random.Random) -> None:
+    """Make a change that may fail."""
+    directories = ["", "d/", "d/e/", "f/"]
+    path, other = (rng.choice(directories) + rng.choice("abc") for _ in range(2))
+    kind = rng.randrange(12)
+    if kind < 6:
+        fs.write_bytes(path, rng.randbytes(3))
+    elif kind < 8:
+        fs.mkdir(rng.choice(directories))
+    elif kind == 8:
+        fs.remove(path)
+    elif kind == 9:
+        fs.rename(path, other)
+    elif kind == 10:
+        fs.link(path, other)
+    elif rng.random() < 0.5:
+        fs.rename("d", "f")
+    else:
+        fs.rmtree(rng.choice(["d", "f", "d/e"]))
 
 
 def test_equal_contents_are_kept_once_and_long_ones_are_cut(history: tuple[dict[str, Any], Blobs]) -> None:

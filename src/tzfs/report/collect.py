@@ -1,7 +1,8 @@
 """What the page knows of a filesystem: each snapshot as its difference from the one before, contents once.
 
-Snapshots are walked, and a file is read again only when its inode, size or time of change differ: so the
-cost is that of the trees, and of the contents that are new.
+The first is walked. From one to the next the difference tells what to look at again, so the cost is that of
+what changed; only where a directory was renamed, a file has several names, or the page leaves files out, the
+tree is walked again. A file is read again only when its inode, size or time of change differ.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import stat
 from typing import Any, Final, NamedTuple
 
-from tzfs.api import Filesystem, Snapshot, Stat, Tree
+from tzfs.api import Change, Filesystem, Snapshot, Stat, Tree
 
 SNAPSHOTS_MAX: Final = 200
 FILES_MAX: Final = 2_000
@@ -29,6 +30,13 @@ class _File(NamedTuple):
 
     line: list[Any]
     identity: tuple[int, ...]
+
+
+class _Tree(NamedTuple):
+    """The files of one moment by path, and whether these are all."""
+
+    files: dict[str, _File]
+    is_whole: bool
 
 
 class Blobs:
@@ -88,11 +96,13 @@ def collect(fs: Filesystem, blobs: Blobs, *, title: str | None = None) -> dict[s
     """Return the history of a filesystem: its last `SNAPSHOTS_MAX` snapshots, and the present."""
     snapshots = fs.snapshots()
     steps: list[dict[str, Any]] = []
-    before: dict[str, _File] = {}
+    before, last = _Tree({}, is_whole=False), None
     for snapshot in snapshots[-SNAPSHOTS_MAX:]:
-        before = _step(steps, snapshot, before, blobs)
-    if not snapshots or fs.diff(snapshots[-1]):
-        _step(steps, fs, before, blobs)
+        before = _step(steps, snapshot, before, None if last is None else fs.diff(last, snapshot), blobs)
+        last = snapshot
+    changes = None if last is None else fs.diff(last)
+    if changes is None or changes:
+        _step(steps, fs, before, changes, blobs)
     note = (
         None
         if len(snapshots) <= SNAPSHOTS_MAX
@@ -102,21 +112,58 @@ def collect(fs: Filesystem, blobs: Blobs, *, title: str | None = None) -> dict[s
 
 
 def _step(
-    steps: list[dict[str, Any]], tree: Tree, before: dict[str, _File], blobs: Blobs
-) -> dict[str, _File]:
+    steps: list[dict[str, Any]], tree: Tree, before: _Tree, changes: list[Change] | None, blobs: Blobs
+) -> _Tree:
     """Append what a moment changed, and return its files."""
-    now, is_whole = _files(tree, before, blobs)
+    now = None if changes is None else _changed(tree, before, changes, blobs)
+    if now is None:
+        now = _walked(tree, before.files, blobs)
     step: dict[str, Any] = {
         "txn": tree.txn if isinstance(tree, Snapshot) else None,
         "labels": list(tree.labels) if isinstance(tree, Snapshot) else [],
         "time_ms": tree.created_ns // 10**6 if isinstance(tree, Snapshot) else None,
-        "set": {path: file.line for path, file in now.items() if _line_of(before, path) != file.line},
-        "gone": [path for path in before if path not in now],
+        "set": {p: file.line for p, file in now.files.items() if _line_of(before.files, p) != file.line},
+        "gone": [path for path in before.files if path not in now.files],
     }
-    if not is_whole:
+    if not now.is_whole:
         step["note"] = f"only the first {FILES_MAX} files"
     steps.append(step)
     return now
+
+
+def _changed(tree: Tree, before: _Tree, changes: list[Change], blobs: Blobs) -> _Tree | None:
+    """Return the files of a tree from what changed; None if it must be walked."""
+    if not before.is_whole:
+        if any(change.kind != "changed" for change in changes):
+            return None
+        changes = [change for change in changes if change.path in before.files]
+    if any(change.kind == "renamed" and stat.S_ISDIR(change.mode) for change in changes):
+        return None
+    files = dict(before.files)
+    for change in changes:
+        for path in {change.path, change.old_path or change.path}:
+            files.pop(path, None)
+            # A directory is shown while it is empty.
+            for shown in {path, os.path.dirname(path)} - {""}:  # noqa: PTH120 a name may be no UTF-8
+                if not _look_again(tree, shown, files, before.files, blobs):
+                    return None
+    return None if len(files) > FILES_MAX else _Tree(dict(sorted(files.items())), before.is_whole)
+
+
+def _look_again(
+    tree: Tree, path: str, files: dict[str, _File], before: dict[str, _File], blobs: Blobs
+) -> bool:
+    """Put what has a path now into `files`, or take it out; False if it has other paths, too."""
+    try:
+        found = tree.lstat(path)
+        is_shown = not found.is_dir() or not any(True for _ in tree.scandir(path))
+    except (FileNotFoundError, NotADirectoryError):
+        is_shown = False
+    if not is_shown:
+        files.pop(path, None)
+        return True
+    files[path] = _file(tree, path, found, before.get(path), blobs)
+    return found.is_dir() or found.st_nlink == 1
 
 
 def _line_of(files: dict[str, _File], path: str) -> list[Any] | None:
@@ -124,8 +171,8 @@ def _line_of(files: dict[str, _File], path: str) -> list[Any] | None:
     return None if file is None else file.line
 
 
-def _files(tree: Tree, before: dict[str, _File], blobs: Blobs) -> tuple[dict[str, _File], bool]:
-    """Return the files of a tree by path, and whether these are all."""
+def _walked(tree: Tree, before: dict[str, _File], blobs: Blobs) -> _Tree:
+    """Return the files of a whole tree."""
     found: dict[str, _File] = {}
     pending = [""]
     while pending:
@@ -135,9 +182,9 @@ def _files(tree: Tree, before: dict[str, _File], blobs: Blobs) -> tuple[dict[str
                 if any(True for _ in tree.scandir(entry.path)):
                     continue
             if len(found) >= FILES_MAX:
-                return found, False
+                return _Tree(found, is_whole=False)
             found[entry.path] = _file(tree, entry.path, entry.stat, before.get(entry.path), blobs)
-    return dict(sorted(found.items())), True
+    return _Tree(dict(sorted(found.items())), is_whole=True)
 
 
 def _file(tree: Tree, path: str, found: Stat, before: _File | None, blobs: Blobs) -> _File:
