@@ -1,19 +1,25 @@
-"""One directory with very many names: made, listed, found and removed, with the daemon's memory meanwhile."""
+"""One directory with very many names: made, listed, kept, removed, with the daemon's memory meanwhile."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import random
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from soak.mounted import Mounted
 from support.syscalls import DirectoryStream
 
 DESCRIPTION = "one directory with very many names, and the daemon's memory meanwhile"
 
-GROWTH_MAX_MB = 200
-"""What listing may add to the daemon's memory, whatever the number of names."""
+GROWTH_MAX_MB: Final = 200
+"""What all of it may add to the daemon's memory, whatever the number of names."""
+
+POSITION_EVERY: Final = 5000
+"""Names between two positions that are tried again: going to one reads a whole buffer of names."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,32 +28,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Make, list twice, look up, remove; 0 when each name came once and the memory stayed flat."""
+    """Make, list, snapshot, remove, list the snapshot; 0 when all came once and the memory stayed flat."""
+    count = arguments.names
     with Mounted("directory") as mounted:
         directory = mounted.mountpoint / "directory"
         directory.mkdir()
-        _timed(mounted, f"make {arguments.names} names", lambda: _fill(directory, arguments.names))
+        _step(mounted, "make names", lambda: _fill(directory, count))
         mounted.remount()
         before = memory_mb(mounted.pid)
         mounted.report(f"after a remount: the daemon has {before:.0f} MB")
-        listed = [_timed(mounted, "list", lambda: _list(directory)) for _ in range(2)]
-        growth = memory_mb(mounted.pid) - before
-        _timed(mounted, "stat 10,000", lambda: _stat(directory, arguments.names))
-        removed = _timed(mounted, "remove all while listing", lambda: _remove(directory))
+        listed = [_step(mounted, "list, and go to positions", lambda: _list(directory)) for _ in range(2)]
+        peaks = [memory_mb(mounted.pid)]
+        _step(mounted, "stat 10,000", lambda: _stat(directory, count))
+        (directory / ".snapshots" / "full").mkdir()
+        removed = _step(mounted, "remove all while listing", lambda: _remove(directory))
+        peaks.append(memory_mb(mounted.pid))
         left = len(os.listdir(directory))  # noqa: PTH208 - the call that is tried here
+        kept = _step(mounted, "list the snapshot", lambda: _list(directory / ".snapshots" / "full"))
+        peaks.append(memory_mb(mounted.pid))
         findings = mounted.check()
-        mounted.report(f"listed {listed}, removed {removed}, left {left}, grew {growth:.0f} MB, {findings}")
-        good = listed == [arguments.names] * 2 and removed == arguments.names and left == 0
+        counts = f"listed {listed}, removed {removed}, left {left}, in the snapshot {kept}"
+        growth = max(peaks) - before
+        mounted.report(f"{counts}, grew {growth:.0f} MB, {findings}")
+        good = [*listed, removed, kept, left] == [count] * 4 + [0]
         return int(not (good and growth < GROWTH_MAX_MB and findings == "clean"))
 
 
-def _timed(mounted: Mounted, what: str, work: object) -> int:
+def _step(mounted: Mounted, what: str, work: Callable[[], int]) -> int:
     """Run a step, report its time and the daemon's memory after it, and return the count it gives."""
-    assert callable(work)
     started = time.monotonic()
-    count = int(work())
+    count = work()
     seconds = time.monotonic() - started
-    mounted.report(f"{what}: {seconds:.1f} s; the daemon has {memory_mb(mounted.pid):.0f} MB")
+    mounted.report(f"{what}: {count}, {seconds:.1f} s; the daemon has {memory_mb(mounted.pid):.0f} MB")
     return count
 
 
@@ -68,17 +80,32 @@ def _fill(directory: Path, count: int) -> int:
 
 
 def _list(directory: Path) -> int:
-    """Return how many names there are, each of which must come once."""
+    """Return how many names there are, each of which must come once.
+
+    Then seekdir(3) goes to some of the positions on the way, in any order: the name that followed follows.
+    """
     seen = bytearray()
     count = 0
+    followers: dict[int, bytes] = {}
     with DirectoryStream(directory) as stream:
-        for name in stream.names():
+        position = stream.tell()
+        while (name := stream.read()) is not None:
+            if count % POSITION_EVERY == 0:
+                followers[position] = name
+            position = stream.tell()
+            if name in {b".", b".."}:
+                continue
             number = int(name[5:])
             if number >= len(seen):
                 seen.extend(bytes(number + 1 - len(seen)))
             assert not seen[number], f"{name!r} came twice"
             seen[number] = 1
             count += 1
+        positions = list(followers)
+        random.Random(1).shuffle(positions)
+        for position in positions:
+            stream.seek(position)
+            assert stream.read() == followers[position]
     return count
 
 
