@@ -219,3 +219,35 @@ def test_who_writes_on_hears_of_a_full_quota_from_write() -> None:
         machine.wait_until(lambda: _writes(mounted.mountpoint / "after"))
         assert (mounted.mountpoint / "after").read_bytes() == BLOCK
         assert mounted.check() == "clean"
+
+
+def test_a_disk_that_is_full_during_reclaim_and_a_snapshot_leaves_reading_and_recovers() -> None:
+    """Another program takes all room while removed files are taken apart and a snapshot is taken."""
+    with on_a_small_disk(96 * MIB) as mounted:
+        kept = mounted.mountpoint / "kept"
+        kept.write_bytes(BLOCK)
+        for number in range(30):
+            (mounted.mountpoint / f"gone{number}").write_bytes(BLOCK * 4)
+        mounted.tzfs("snapshot", "full", "-m", "before")
+        pid = mounted.pid
+        for number in range(30):
+            (mounted.mountpoint / f"gone{number}").unlink()
+        mounted.tzfs("snapshot-delete", "full", "before")
+        hog = fill_disk(mounted)
+        # Reclaim has something to do and the snapshots something to write, all the while.
+        for number in range(5):
+            assert kept.read_bytes() == BLOCK
+            with contextlib.suppress(RuntimeError):
+                mounted.tzfs("snapshot", "full", "-m", f"full{number}")
+            _deletes(mounted.mountpoint / f"gone{number}")
+        os.utime(kept)
+        machine.wait_until(lambda: mounted.info()["reclaim_backlog"] == 0)
+        assert {path.name for path in mounted.mountpoint.iterdir()} == {"kept"}
+        assert mounted.info()["usage"]["stored_bytes"] < MIB
+        hog.unlink()
+        machine.wait_until(lambda: _writes(mounted.mountpoint / "after"))
+        mounted.tzfs("snapshot", "full", "-m", "after")
+        shown = mounted.mountpoint / ".snapshots" / "after"
+        assert sorted(path.name for path in shown.iterdir()) == ["after", "kept"]
+        assert (shown / "after").read_bytes() == kept.read_bytes() == BLOCK
+        assert mounted.pid == pid
