@@ -71,6 +71,18 @@ async def test_times_before_1970_and_after_2106_are_exact(mount: Mount, time_ns:
     assert (inode.atime_ns, inode.mtime_ns, inode.ctime_ns) == (time_ns,) * 3
 
 
+@pytest.mark.parametrize(("asked_s", "stored_ns"), [(10**11, 2**63 - 1), (-(10**11), -(2**63))])
+async def test_times_beyond_what_can_be_stored_are_the_nearest_that_can(
+    mount: Mount, asked_s: int, stored_ns: int
+) -> None:
+    number = await mount.create(b"f")
+    wanted = EntryAttributes()
+    wanted.st_atime_ns = wanted.st_mtime_ns = asked_s * 10**9
+    entry = await mount.ops.setattr(number, wanted, Fields(update_atime=True, update_mtime=True), None, CTX)
+    inode = mount.fs.getattr(number)
+    assert (inode.atime_ns, inode.mtime_ns, entry.st_mtime_ns) == (stored_ns,) * 3
+
+
 async def test_times_that_the_kernel_hands_over_are_written_only_if_they_are_news(
     mount: Mount, monkeypatch: pytest.MonkeyPatch
 ) -> None:

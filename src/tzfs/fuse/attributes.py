@@ -8,7 +8,7 @@ from typing import Final
 import pyfuse3
 
 from tzfs.fuse.views import SNAPSHOTS_VIEW, VIEW_SHIFT
-from tzfs.records import INODE_MAX, NAME_MAX, AttributeChanges, Inode, Usage
+from tzfs.records import INODE_MAX, NAME_MAX, TIME_MAX_NS, TIME_MIN_NS, AttributeChanges, Inode, Usage
 
 CACHED_S: Final = 86400.0
 """How long the kernel may keep names and attributes, in seconds. Only requests change the live tree, and the
@@ -64,10 +64,15 @@ def changes(entry: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields) -> At
         uid=entry.st_uid if fields.update_uid else None,
         gid=entry.st_gid if fields.update_gid else None,
         size=entry.st_size if fields.update_size else None,
-        atime_ns=entry.st_atime_ns if fields.update_atime else None,
-        mtime_ns=entry.st_mtime_ns if fields.update_mtime else None,
-        ctime_ns=entry.st_ctime_ns if fields.update_ctime else None,
+        atime_ns=_storable(entry.st_atime_ns) if fields.update_atime else None,
+        mtime_ns=_storable(entry.st_mtime_ns) if fields.update_mtime else None,
+        ctime_ns=_storable(entry.st_ctime_ns) if fields.update_ctime else None,
     )
+
+
+def _storable(time_ns: int) -> int:
+    """Return a time, or the nearest that can be stored, as other filesystems have it (utimensat(2))."""
+    return max(TIME_MIN_NS, min(time_ns, TIME_MAX_NS))
 
 
 def kept_times(asked: AttributeChanges) -> tuple[int, int] | None:
