@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
-from support.model import ROOT, Node, Refusals
+from support.model import ROOT, WHITEOUT, Node, Refusals
 from support.model_machine import CHUNK, NAMES, SEGMENT, SIZE_MAX, UNKNOWN, ModelMachine, read_tree
 from tzfs import errors, history
 from tzfs.kv import RocksStore
@@ -87,7 +87,13 @@ class FilesystemMachine(ModelMachine):
         if self._run(refusals, lambda: self.fs.rmdir(parent, name, caller)):
             self.model.remove(parent, name)
 
-    @rule(old=picks, new=picks, name=names, flags=st.sampled_from([0, 0, 0, 1, 2, 2, 4]), caller=callers)
+    @rule(
+        old=picks,
+        new=picks,
+        name=names,
+        flags=st.sampled_from([0, 0, 0, 1, 2, 2, 4, 4, 5, 6, 8]),
+        caller=callers,
+    )
     def rename(self, old: int, new: int, name: bytes, flags: int, caller: Caller) -> None:
         old_parent, old_name = self._pick_entry(old, name, lambda _: True)
         if new % 2:
@@ -114,6 +120,11 @@ class FilesystemMachine(ModelMachine):
             self.model.rename(*places)
             if self.model.freeze() == before:
                 self.sealed_clean = clean
+            elif flags & WHITEOUT:
+                number = self.fs.lookup(old_parent, old_name).number
+                assert number not in self.numbers_seen
+                self.numbers_seen.add(number)
+                self.model.make(number, old_parent, old_name, Node(stat.S_IFCHR, caller.uid, caller.gid))
 
     @rule(parent=picks, name=names)
     def lookup(self, parent: int, name: bytes) -> None:

@@ -261,7 +261,7 @@ class Filesystem:
         flags: int = 0,
         caller: Caller,
     ) -> None:
-        """Rename, see renameat2(2); flags 0, 1 (RENAME_NOREPLACE) or 2 (RENAME_EXCHANGE).
+        """Rename, see renameat2(2); flags 1 (RENAME_NOREPLACE), 2 (RENAME_EXCHANGE), 4 (RENAME_WHITEOUT).
 
         Raises `NoEntry`, `Exists`, `NotEmpty`, `IsDirectory`, `NotDirectory`, `Invalid`.
         """

@@ -7,9 +7,10 @@ operation touches twice (a rename within one directory) are held in a `Parents`,
 
 from __future__ import annotations
 
+import stat
 from typing import TYPE_CHECKING
 
-from tzfs import inodes
+from tzfs import inodes, xattrs
 from tzfs.directories import Directories, changed, require_name
 from tzfs.errors import (
     Exists,
@@ -33,6 +34,9 @@ NOREPLACE = 1
 """renameat2(2): fail with EEXIST rather than replace."""
 EXCHANGE = 2
 """renameat2(2): swap two names; both must exist."""
+WHITEOUT = 4
+"""renameat2(2): leave a whiteout under the old name, by which overlayfs hides a name of a lower layer."""
+_FLAGS = {0, NOREPLACE, EXCHANGE, WHITEOUT, NOREPLACE | WHITEOUT}
 
 
 def load_directory(reader: Reader, number: int) -> Inode:
@@ -156,13 +160,13 @@ class Naming:
         new_name: bytes,
         flags: int,
     ) -> None:
-        """Stage a rename, see renameat2(2); flags are 0, `NOREPLACE` or `EXCHANGE`."""
-        if flags not in {0, NOREPLACE, EXCHANGE}:
+        """Stage a rename, see renameat2(2); raises `Invalid` for flags that do not go together."""
+        if flags not in _FLAGS:
             raise Invalid(f"rename flags {flags:#x}")
         moved = self.child(txn, parents.get(old_parent), old_name)
         require_name(new_name)
         target = self._find(txn, parents.get(new_parent), new_name)
-        if flags == NOREPLACE and target is not None:
+        if flags & NOREPLACE and target is not None:
             raise Exists(f"{new_name!r}")
         self._require_no_loop(txn, moved, new_parent)
         if flags == EXCHANGE:
@@ -181,6 +185,10 @@ class Naming:
             _require_replaceable(moved, target, new_name)
             self._detach(txn, parents, new_parent, new_name, target)
         self._move(txn, parents, moved, new_parent, new_name)
+        if flags & WHITEOUT:
+            directory = parents.get(old_parent)
+            whiteout = xattrs.inherit(txn, directory, inodes.create(txn, directory, stat.S_IFCHR))
+            self.attach(txn, parents, old_parent, old_name, whiteout)
 
     def _move(self, txn: Transaction, parents: Parents, inode: Inode, parent: int, name: bytes) -> None:
         """Attach an inode under its new name, with the change of status that POSIX allows and ext4 makes."""

@@ -142,7 +142,30 @@ def test_rename_exchange_swaps_a_file_and_a_directory_and_counts_links(place: Pa
     fails(errno.EINVAL, lambda: renameat2(below, place / "right", RENAME_EXCHANGE))
 
 
-@pytest.mark.parametrize("flags", [RENAME_WHITEOUT, RENAME_NOREPLACE | RENAME_EXCHANGE, 1 << 10])
+@pytest.mark.parametrize("target", ["absent", "file", "elsewhere/file"])
+def test_rename_whiteout_leaves_a_device_without_number_under_the_old_name(place: Path, target: str) -> None:
+    (place / "elsewhere").mkdir()
+    for name in ("moved", "file", "elsewhere/file"):
+        (place / name).write_text(name)
+    renameat2(place / "moved", place / target, RENAME_WHITEOUT)
+    assert (place / target).read_text() == "moved"
+    left = (place / "moved").lstat()
+    assert (left.st_mode, left.st_rdev, left.st_nlink) == (stat.S_IFCHR, 0, 1)
+    fails(
+        errno.EEXIST, lambda: renameat2(place / "moved", place / target, RENAME_WHITEOUT | RENAME_NOREPLACE)
+    )
+
+
+def test_renaming_a_directory_with_a_whiteout_counts_links(place: Path) -> None:
+    (place / "directory").mkdir()
+    renameat2(place / "directory", place / "new", RENAME_WHITEOUT | RENAME_NOREPLACE)
+    assert (sorted(os.listdir(place)), place.stat().st_nlink) == (["directory", "new"], 3)
+    assert stat.S_ISCHR((place / "directory").lstat().st_mode)
+
+
+@pytest.mark.parametrize(
+    "flags", [RENAME_WHITEOUT | RENAME_EXCHANGE, RENAME_NOREPLACE | RENAME_EXCHANGE, 1 << 10]
+)
 def test_other_rename_flags_fail_with_einval(place: Path, flags: int) -> None:
     (place / "a").touch()
     (place / "b").touch()

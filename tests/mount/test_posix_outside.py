@@ -184,6 +184,34 @@ def test_overlayfs_takes_a_snapshot_as_its_lower_layer(
     assert os.listdir(shown / "directory") == ["file"]
 
 
+def test_overlayfs_takes_a_directory_of_the_mount_as_its_upper_layer(
+    mounted: Mounted, beside: Path, namespaces: None
+) -> None:
+    """A container whose changes are in tzfs: what it removes is hidden by whiteouts, moved names included."""
+    lower, merged = beside / "lower", beside / "merged"
+    upper, work = mounted.path / "upper", mounted.path / "work"
+    for directory in (lower, lower / "directory", merged, upper, work):
+        directory.mkdir()
+    for name in ("moved", "removed", "directory/file"):
+        (lower / name).write_text(name)
+
+    def run() -> list[str]:
+        syscalls.unshare_mounts()
+        options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+        with mounted_at("overlay", merged, "overlay", 0, options):
+            (merged / "moved").rename(merged / "new")
+            (merged / "removed").unlink()
+            (merged / "directory" / "file").write_text("changed")
+            assert (merged / "directory" / "file").read_text() == "changed"
+            return sorted(os.listdir(merged))
+
+    assert in_child(run) == ["directory", "new"]
+    assert (upper / "new").read_text() == "moved"
+    assert (upper / "directory" / "file").read_text() == "changed"
+    assert all((upper / name).is_char_device() for name in ("moved", "removed"))
+    assert sorted(os.listdir(lower)) == ["directory", "moved", "removed"]
+
+
 def test_two_mount_namespaces_see_the_same_files_at_once(
     mounted: Mounted, beside: Path, namespaces: None
 ) -> None:

@@ -15,7 +15,7 @@ from tzfs import errors
 from tzfs.records import Caller
 
 ROOT = 1
-NOREPLACE, EXCHANGE = 1, 2
+NOREPLACE, EXCHANGE, WHITEOUT = 1, 2, 4
 Refusals = set[type[errors.FsError]]
 
 
@@ -151,9 +151,12 @@ class Model:
     def make_refusals(self, parent: int, name: bytes) -> Refusals:
         """Return why no inode can be made there."""
         found = self.new_name_refusals(parent, name)
-        if self.inodes_max and len(self.nodes) - len(self.orphans()) >= self.inodes_max:
+        if self._is_full():
             found.add(errors.NoSpace)
         return found
+
+    def _is_full(self) -> bool:
+        return bool(self.inodes_max) and len(self.nodes) - len(self.orphans()) >= self.inodes_max
 
     def make(self, number: int, parent: int, name: bytes, node: Node) -> None:
         """Put a new node under `name`; group and set-group-ID bit follow a set-group-ID parent."""
@@ -238,19 +241,25 @@ class Model:
     ) -> Refusals:
         """Return why renameat2(2) is refused."""
         found = self.lookup_refusals(old_parent, old_name) | self.place_refusals(new_parent, new_name)
-        if flags not in {0, NOREPLACE, EXCHANGE} or new_name in {b"", b".", b".."} or b"/" in new_name:
+        together = flags not in {NOREPLACE | EXCHANGE, EXCHANGE | WHITEOUT} and 0 <= flags <= 5
+        if not together or new_name in {b"", b".", b".."} or b"/" in new_name:
             found.add(errors.Invalid)
         moved = self.nodes[old_parent].entries.get(old_name)
         target = self.nodes[new_parent].entries.get(new_name)
         if flags == EXCHANGE and target is None:
             found.add(errors.NoEntry)
-        if flags == NOREPLACE and target is not None:
+        if flags & NOREPLACE and target is not None:
             found.add(errors.Exists)
         if moved is None:
             return found
         if self._is_below(new_parent, moved):
             found.add(errors.Invalid)
-        if target is None or target == moved:
+        if target == moved:
+            return found
+        frees = target is not None and (self.nodes[target].is_directory or self.nodes[target].nlink == 1)
+        if flags & WHITEOUT and self._is_full() and not frees:
+            found.add(errors.NoSpace)
+        if target is None:
             return found
         if flags == EXCHANGE:
             return found | ({errors.Invalid} if self._is_below(old_parent, target) else set())
@@ -263,7 +272,10 @@ class Model:
         return found
 
     def rename(self, old_parent: int, old_name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
-        """Move a name, replacing or exchanging; two names of one inode stay as they are."""
+        """Move a name, replacing or exchanging; two names of one inode stay as they are.
+
+        A whiteout under the old name is the caller's to `make`: it is a new inode.
+        """
         moved = self.nodes[old_parent].entries[old_name]
         if self.nodes[new_parent].entries.get(new_name) == moved:
             return

@@ -69,6 +69,7 @@ rename_flags = st.sampled_from(
         0,
         syscalls.RENAME_NOREPLACE,
         syscalls.RENAME_EXCHANGE,
+        syscalls.RENAME_WHITEOUT,
         syscalls.RENAME_NOREPLACE | syscalls.RENAME_EXCHANGE,
         1 << 7,
     ]
