@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 import struct
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import pytest
 from click.testing import CliRunner
 
 from support.scenarios import new
-from tzfs import cli, damage, kv, wal
+from tzfs import cli, damage, kv, stand_in, wal
 from tzfs.cli.base import REFUSED
+from tzfs.errors import StoreError
 from tzfs.kv import RocksStore
 from tzfs.session import connect
 from tzfs.store import Store
@@ -146,6 +148,34 @@ def test_logs_without_a_hole_are_replayed_whole(crashed: Path) -> None:
     younger.write_bytes(b"".join(_record(data, batch) for batch in found[8:20]))
     with contextlib.closing(RocksStore.open(crashed)) as store:
         assert written(store) == list(range(20))
+
+
+def test_a_database_that_cannot_be_written_is_read_through_links_and_stays_as_it_is(
+    crashed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_logs(crashed, 8, 50)
+    before = {path.name: path.read_bytes() for path in crashed.iterdir()}
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(stand_in, "is_needed", lambda _: True)
+    with contextlib.closing(RocksStore.open(crashed, read_only=True)) as store:
+        assert written(store) == list(range(8)), "nothing from behind the hole"
+        assert store.dropped() == []
+        store.checkpoint(tmp_path / "copy")
+    with contextlib.closing(RocksStore.open(tmp_path / "copy", read_only=True)) as store:
+        assert written(store) == list(range(8))
+    assert {path.name: path.read_bytes() for path in crashed.iterdir()} == before
+    assert not list(tmp_path.glob("tzfs-reading-*"))
+
+
+def test_links_are_gone_when_what_they_lead_to_cannot_be_opened(
+    crashed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(stand_in, "is_needed", lambda _: True)
+    next(crashed.glob("MANIFEST-*")).unlink()
+    with pytest.raises(StoreError):
+        RocksStore.open(crashed, read_only=True)
+    assert not list(tmp_path.glob("tzfs-reading-*"))
 
 
 def test_a_lost_page_that_the_engine_takes_for_padding_ends_the_log(crashed: Path) -> None:

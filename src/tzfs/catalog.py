@@ -313,5 +313,8 @@ def _translated(path: Path, error: sqlite3.Error) -> CatalogBroken | NotAStore:
     if code is not None and code & 0xFF == sqlite3.SQLITE_FULL:
         return CatalogBroken(f"{path}: the disk is full: make room and try again")
     if code is not None and code & 0xFF in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
-        return CatalogBroken(f"{path} cannot be opened for writing ({error}): check its owner and mode")
+        return CatalogBroken(
+            f"{path} cannot be opened for writing ({error}): check its owner and mode, "
+            "and whether the disk is read-only"
+        )
     return CatalogBroken(f"{path}: {error}")

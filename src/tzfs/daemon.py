@@ -41,7 +41,7 @@ from tzfs.background import Supervisor
 from tzfs.bulk import Bulk, Pending
 from tzfs.catalog import ARCHIVED, DELETED, FilesystemRow
 from tzfs.control import SOCKET_NAME, Json
-from tzfs.errors import MountError, StoreFull, TzfsError, UnknownFilesystem, WrongStatus
+from tzfs.errors import MountError, ReadOnlyDisk, StoreFull, TzfsError, UnknownFilesystem, WrongStatus
 from tzfs.filesystem import Filesystem
 from tzfs.fuse import loop
 from tzfs.fuse.bulk import BulkWriter
@@ -80,7 +80,7 @@ def mount(store: Store, row: FilesystemRow, options: MountOptions, ready: Callab
     directory = store.directory(row)
     with contextlib.ExitStack() as stack:
         held = stack.enter_context(lock_unmounted(store, row, "mounted again"))
-        stack.enter_context(_logging(directory, options))
+        stack.enter_context(_logging(directory, options, read_only=held.read_only))
         # Once more under the lock: another command may have changed it while we waited.
         fresh = store.catalog.get(row.id)
         if fresh is None:
@@ -90,6 +90,11 @@ def mount(store: Store, row: FilesystemRow, options: MountOptions, ready: Callab
         for leftover in directory.glob(CHECKPOINT_PREFIX + "*"):
             shutil.rmtree(leftover, ignore_errors=True)
         read_only = options.read_only or fresh.status == ARCHIVED
+        if held.read_only and not read_only:
+            raise ReadOnlyDisk(
+                f"{store.path} is on a read-only disk: mount {fresh.full_name} with --read-only, or make the "
+                "disk writable"
+            )
         engine = RocksStore.open(store.database(fresh), read_only=read_only)
         stack.callback(engine.close)
         for text in engine.dropped():
@@ -177,10 +182,11 @@ class Daemon:
             trio.run(self._serve, ready)
             is_clean = True
         finally:
-            self._space.drop_reserve()
             # A mount that nobody was told of has no users to mislead.
             pyfuse3.close(unmount=is_clean or not self._is_announced)
-            (self._directory / SOCKET_NAME).unlink(missing_ok=True)
+            if not self._held.read_only:
+                self._space.drop_reserve()
+                (self._directory / SOCKET_NAME).unlink(missing_ok=True)
             if is_clean:
                 self._held.withdraw()
         log.info("%s unmounted", self._row.full_name)
@@ -201,11 +207,12 @@ class Daemon:
 
     async def _serve(self, ready: Callable[[], None]) -> None:
         """Run everything until the request loop ends, which is when the kernel has unmounted us."""
-        listener = control_server.listen(self._directory)
         async with trio.open_nursery() as nursery:
+            if not self._held.read_only:
+                listener = control_server.listen(self._directory)
+                serve_control = functools.partial(control_server.run, listener, self._begin_conversation)
+                nursery.start_soon(serve_control, name="control")
             await nursery.start(self._watch_signals)
-            serve_control = functools.partial(control_server.run, listener, self._begin_conversation)
-            nursery.start_soon(serve_control, name="control")
             for supervisor in self._supervisors:
                 nursery.start_soon(supervisor.run, name=supervisor.name)
             nursery.start_soon(self._announce, ready)
@@ -441,10 +448,14 @@ def _init(operations: Operations, path: str, options: set[str]) -> None:
 
 
 @contextlib.contextmanager
-def _logging(directory: Path, options: MountOptions) -> Iterator[None]:
-    """Log to the filesystem's own file, or to the one asked for; in the foreground to stderr, too."""
+def _logging(directory: Path, options: MountOptions, *, read_only: bool) -> Iterator[None]:
+    """Log to the filesystem's own file, or to the one asked for; in the foreground to stderr, too.
+
+    read_only: the disk is, so there is no file of its own.
+    """
     root = logging.getLogger()
-    file = options.log_file or directory / LOG_NAME
+    nowhere = Path(os.devnull)
+    file = options.log_file or (nowhere if read_only else directory / LOG_NAME)
     handlers: list[logging.Handler] = [
         logging.handlers.RotatingFileHandler(
             file, maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES, encoding="utf-8", errors="backslashreplace"
@@ -457,7 +468,7 @@ def _logging(directory: Path, options: MountOptions) -> Iterator[None]:
         handler.setFormatter(formatter)
         root.addHandler(handler)
     root.setLevel(logging.DEBUG if options.debug else logging.INFO)
-    with (directory / STACKS_NAME).open("a") as stacks:
+    with (nowhere if read_only else directory / STACKS_NAME).open("a") as stacks:
         faulthandler.enable(stacks)
         faulthandler.register(signal.SIGUSR1, stacks)
         try:

@@ -27,6 +27,7 @@
     │   ├── NotAStore          a directory that tzfs did not make, or none            ENOENT
     │   ├── NewerCatalog       a store of a later tzfs
     │   ├── CatalogBroken      the catalog cannot be read or written                  EIO
+    │   ├── ReadOnlyDisk       the store cannot be changed where it lies              EROFS
     │   ├── InvalidName        not [NAMESPACE/]NAME
     │   ├── UnknownFilesystem  no filesystem has that name                            ENOENT
     │   ├── NameTaken          another filesystem has it                              EEXIST
@@ -208,6 +209,10 @@ class NewerCatalog(CatalogError):
 
 class CatalogBroken(CatalogError):
     errno = _errno.EIO
+
+
+class ReadOnlyDisk(CatalogError):
+    errno = _errno.EROFS
 
 
 class InvalidName(CatalogError):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import rocksdict
 
-from tzfs import damage, failpoints, tuning, wal
+from tzfs import damage, failpoints, stand_in, tuning, wal
 from tzfs.errors import StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreMissing
 from tzfs.keys import DATA, SPACES
 
@@ -178,6 +178,7 @@ class RocksStore:
 
     def __init__(self, path: Path, *, create: bool, read_only: bool) -> None:
         self._path = path
+        self._opened_at = path
         self._read_only = read_only
         self._closed = False
         self._attached = threading.RLock()
@@ -189,7 +190,11 @@ class RocksStore:
         self._tables_built = 0
         self.rescue: Callable[[], bool] | None = None
         """Called when the host's disk was full; tells whether it made room and called `reopen`."""
-        self._attach(create=create, read_only=read_only)
+        try:
+            self._attach(create=create, read_only=read_only)
+        except BaseException:
+            self._leave_stand_in()
+            raise
 
     @property
     def is_failed(self) -> bool:
@@ -212,18 +217,19 @@ class RocksStore:
         return self._failure is not None and not self._is_diverged
 
     def _attach(self, *, create: bool, read_only: bool) -> None:
-        """Open the database."""
+        """Open the database, where its disk is read-only through links."""
         cache = rocksdict.Cache.new_hyper_clock_cache(tuning.BLOCK_CACHE_BYTES, tuning.INDEX_BLOCK_BYTES)
         families = {space.decode(): tuning.family_options(space, cache) for space in SPACES}
         for options in families.values():
             options.set_disable_auto_compactions(not self.compacts)
         access = rocksdict.AccessType.read_only() if read_only else rocksdict.AccessType.read_write()
-        with _translated(), wal.Logs(self._path) as logs:
-            if not read_only:
+        if read_only and stand_in.is_needed(self._path):
+            self._opened_at = stand_in.make(self._path)
+        with _translated(), wal.Logs(self._opened_at) as logs:
+            if not read_only or self._opened_at != self._path:  # a reader may be beside a writer
                 logs.close_gaps()
-            database = rocksdict.Rdict(
-                str(self._path), tuning.database_options(create=create), families, access
-            )
+            place = str(self._opened_at)
+            database = rocksdict.Rdict(place, tuning.database_options(create=create), families, access)
             self._database = database
             if not read_only and self.dropped() and logs.lost_behind(database.latest_sequence_number()):
                 damage.note(self._path.parent, LOG_DAMAGED)
@@ -287,8 +293,10 @@ class RocksStore:
         """Return what the engine left out of its log when it was opened, because its checksum was wrong.
 
         After a power cut that is the end of the log, which nobody was promised. Where sound writes stand
-        behind it, the disk has lost bytes: that is in `tzfs.damage`.
+        behind it, the disk has lost bytes: that is in `tzfs.damage`. One opened for reading says nothing.
         """
+        if self._read_only:
+            return []
         lines = (self._path / "LOG").read_text(errors="replace").splitlines()
         return [line.rpartition("] ")[2] for line in lines if "dropping" in line and "Corruption" in line]
 
@@ -453,8 +461,12 @@ class RocksStore:
     def checkpoint(self, path: Path) -> None:
         """Make a copy of the database, as it is now, in the new directory `path`.
 
-        SST files are hard links where `path` is on the same disk, so the cost is that of the WAL alone.
+        SST files are hard links where `path` is on the same disk, so the cost is that of the WAL alone. On a
+        read-only disk all are symlinks: nothing changes there.
         """
+        if self._opened_at != self._path:
+            stand_in.fill(path, self._path)
+            return
         with self._attached, _translated():
             rocksdict.Checkpoint(self._database).create_checkpoint(str(path))
 
@@ -478,3 +490,10 @@ class RocksStore:
         with contextlib.suppress(Exception):
             self._database.close()
         del self._database
+        self._leave_stand_in()
+
+    def _leave_stand_in(self) -> None:
+        """Remove the links that the database was opened through, if it was."""
+        if self._opened_at != self._path:
+            shutil.rmtree(self._opened_at, ignore_errors=True)
+            self._opened_at = self._path

@@ -6,6 +6,8 @@ when their process ends, however it ends:
     byte 0    held by the one process that may open the database
     byte 1    held by a daemon from the moment its mount answers: `mount.json` is true
 
+On a read-only disk, which nobody can write in, the lock of byte 0 is a shared one, and nothing is announced.
+
 So a `mount.json` left by a killed daemon is never believed, and no test of a pid is needed, which
 another process may have by now. The locks belong to the open file description (F_OFD_SETLK,
 fcntl(2)): a second look from the same process neither drops nor hides them, as POSIX locks would,
@@ -14,6 +16,7 @@ and the look itself (F_OFD_GETLK) takes nothing.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -50,15 +53,21 @@ def _request(kind: int, byte: int) -> bytes:
 
 
 class DirectoryLock:
-    """The right to open a filesystem's database; held until `release` or the end of the process."""
+    """The right to open a filesystem's database; held until `release` or the end of the process.
 
-    def __init__(self, directory: Path, descriptor: int) -> None:
+    read_only: the disk is, and so must the database be opened; others may have it open in the same way.
+    """
+
+    def __init__(self, directory: Path, descriptor: int, *, read_only: bool = False) -> None:
         """Use `try_lock` or `lock`."""
         self.directory = directory
+        self.read_only = read_only
         self._descriptor = descriptor
 
     def announce(self, record: MountRecord) -> None:
         """Publish that the mount answers; others see it until `withdraw` or the end of the process."""
+        if self.read_only:
+            return
         path = self.directory / MOUNT_NAME
         fresh = path.with_suffix(".new")
         fresh.write_text(json.dumps(record._asdict()) + "\n")
@@ -67,6 +76,8 @@ class DirectoryLock:
 
     def withdraw(self) -> None:
         """Take the announcement back."""
+        if self.read_only:
+            return
         fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, _request(fcntl.F_UNLCK, _MOUNTED))
         (self.directory / MOUNT_NAME).unlink(missing_ok=True)
 
@@ -89,7 +100,12 @@ class DirectoryLock:
 
 def try_lock(directory: Path) -> DirectoryLock | None:
     """Lock the filesystem in `directory`, or return None because another process has it."""
-    descriptor = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        return _try_shared_lock(directory)
     try:
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _request(fcntl.F_WRLCK, _OPENED))
     except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, fcntl(2)
@@ -99,6 +115,17 @@ def try_lock(directory: Path) -> DirectoryLock | None:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
     return DirectoryLock(directory, descriptor)
+
+
+def _try_shared_lock(directory: Path) -> DirectoryLock | None:
+    """Do as `try_lock` on a read-only disk; a writer who reaches the same file elsewhere is kept out, too."""
+    descriptor = os.open(directory / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _request(fcntl.F_RDLCK, _OPENED))
+    except (BlockingIOError, PermissionError):
+        os.close(descriptor)
+        return None
+    return DirectoryLock(directory, descriptor, read_only=True)
 
 
 def lock(

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
 
-from tzfs import admin, control, files, runtime
+from tzfs import admin, control, files, runtime, stand_in
 from tzfs.catalog import ARCHIVED, DELETED, FilesystemRow
 from tzfs.control import Closing, Json
 from tzfs.errors import DaemonGone, StoreLocked, WrongStatus
@@ -103,7 +103,7 @@ class LocalSession(Closing):
         """Open the filesystem whose lock is `held`; the lock is let go at the end, or if opening fails."""
         self._held = held
         self._directory = store.directory(row)
-        read_only = row.status == ARCHIVED
+        read_only = row.status == ARCHIVED or held.read_only
         try:
             self._engine = RocksStore.open(store.database(row), read_only=read_only)
             try:
@@ -131,7 +131,8 @@ class LocalSession(Closing):
 
     def checkpoint(self) -> Path:
         """See `Session.checkpoint`."""
-        path = self._directory / f"{CHECKPOINT_PREFIX}{secrets.token_hex(4)}"
+        name = f"{CHECKPOINT_PREFIX}{secrets.token_hex(4)}"
+        path = stand_in.new_name() if self._held.read_only else self._directory / name
         self._engine.checkpoint(path)
         return path
 

@@ -39,7 +39,7 @@ from tzfs.catalog import (
     FilesystemRow,
     parse_name,
 )
-from tzfs.errors import CheckFailed, Mounted, NameTaken, NotAStore, StoreLocked, WrongStatus
+from tzfs.errors import CheckFailed, Mounted, NameTaken, NotAStore, ReadOnlyDisk, StoreLocked, WrongStatus
 from tzfs.filesystem import Filesystem
 from tzfs.kv import RocksStore
 
@@ -349,7 +349,12 @@ class Store:
         directory = self.directory(row)
         if not directory.is_dir():
             raise WrongStatus(f"{directory} is missing: the store has lost {row.full_name}")
-        with lock_unmounted(self, row, participle):
+        with lock_unmounted(self, row, participle) as held:
+            if held.read_only:
+                raise ReadOnlyDisk(
+                    f"{self.path} is on a read-only disk and {row.full_name} cannot be {participle} there: "
+                    "make the disk writable"
+                )
             yield
 
 
@@ -394,7 +399,7 @@ def _attempt(what: str, action: Callable[[], None]) -> None:
     """Run one step of a sweep; a failure is for the log, not for the command that happened to sweep."""
     try:
         action()
-    except (OSError, StoreLocked, Mounted) as error:
+    except (OSError, StoreLocked, Mounted, ReadOnlyDisk) as error:
         log.info("%s could not be removed: %s", what, error)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from support import machine
+from support.syscalls import MS_BIND, MS_RDONLY, MS_REMOUNT, mount, mounted_at
 from tzfs import runtime
 from tzfs.cli import base
 
@@ -308,6 +309,44 @@ def test_a_read_only_mount_changes_nothing(box: Box, how: str) -> None:
         (box.a / "file").write_text("changed")
     assert "read-only" in box.refused(base.REFUSED, "snapshot", "lab")
     assert json.loads(box.ok("info", "lab", "--json"))["mounted_read_only"] is True
+
+
+@pytest.mark.skipif(not machine.is_root(), reason="only root may make a bind mount")
+def test_a_store_on_a_read_only_disk_is_mounted_read_only_and_read_by_commands(box: Box) -> None:
+    box.ok("mount", "lab", box.a)
+    (box.a / "file").write_text("before")
+    (box.a / ".snapshots" / "one").mkdir()
+    (box.a / "file").write_text("after")
+    box.ok("umount", "lab")
+    writable, box.store = box.store, box.b / "disk"
+    box.store.mkdir()
+    with mounted_at(writable, box.store, "none", MS_BIND):
+        mount("none", box.store, "none", MS_BIND | MS_REMOUNT | MS_RDONLY)
+        before = sorted(path for path in writable.rglob("*"))
+        assert "--read-only" in box.refused(base.SYSTEM, "mount", "lab", box.a)
+        box.ok("mount", "--read-only", "lab", box.a)
+        assert (box.a / "file").read_text() == "after"
+        assert (box.a / ".snapshots" / "one" / "file").read_text() == "before"
+        with pytest.raises(OSError, match="Read-only file system"):
+            (box.a / "file").write_text("changed")
+        assert json.loads(box.ok("snapshots", "lab", "--json"))[0]["labels"] == ["one"]
+        for command in ("check", "scrub", "info"):
+            box.ok(command, "lab")
+        assert "read-only" in box.refused(base.REFUSED, "snapshot", "lab")
+        for command in (
+            ["archive", "lab"],
+            ["delete", "--yes", "lab"],
+            ["create", "new"],
+            ["rename", "lab", "new"],
+        ):
+            assert "read-only" in box.refused(base.SYSTEM, *command).lower()
+        (directory,) = (writable / "filesystems").iterdir()
+        assert runtime.try_lock(directory) is None, "nobody writes beside it"
+        box.ok("umount", box.a)
+        assert sorted(path for path in writable.rglob("*")) == before
+    box.store = writable
+    box.ok("mount", "lab", box.a)
+    (box.a / "file").write_text("changed")
 
 
 def test_a_store_may_be_deeper_than_a_socket_address_is_long(box: Box) -> None:

@@ -75,7 +75,7 @@ _STATUSES: Final[tuple[tuple[tuple[type[BaseException], ...], int], ...]] = (
 _ADVICE: Final[tuple[tuple[type[errors.TzfsError], str], ...]] = (
     (errors.SnapshotMissing, "`tzfs snapshots NAME` lists those there are"),
     (errors.Exists, "choose another label, or delete the snapshot that has it"),
-    (errors.ReadOnly, "`tzfs unarchive` it, or mount it without --read-only"),
+    (errors.ReadOnly, "`tzfs unarchive` it, mount it without --read-only, or make its disk writable"),
     (errors.StoreFull, "the disk under the store is full, make room there"),
     (errors.StoreCorrupt, "the disk has lost bytes, restore the filesystem from a backup"),
     (errors.StoreMissing, "the store has lost its database, restore it from a backup"),
