@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import logging
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Final
 
 from temporalio import activity, workflow
 from temporalio.client import Client
-from temporalio.common import RetryPolicy
+from temporalio.common import RetryPolicy, WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
 
@@ -31,6 +32,9 @@ with workflow.unsafe.imports_passed_through():
 QUEUE: Final = "tzfs-research"
 ATTEMPTS_MAX: Final = 5
 CONNECT_TIMEOUT_S: Final = 5.0
+STEP_TIMEOUT: Final = timedelta(seconds=20)
+"""When the server gives a step to another worker; the first one may be dead, or slow, which does no harm."""
+LOG_NAME: Final = "temporal.log"
 
 
 @dataclass
@@ -44,7 +48,9 @@ class StepInput:
     failure_rate: float
 
 
-@activity.defn
+# Not to be interrupted: Temporal would raise an exception in the thread, in the midst of whatever it calls.
+# A step is short, and one that is cancelled is done once more anyway.
+@activity.defn(no_thread_cancel_exception=True)
 def research_step(step: StepInput) -> bool:
     """Do a step; True if an earlier attempt had done it. Lost files are an error that no retry may hide."""
     job = Job(step.seed, step.workflow)
@@ -59,7 +65,7 @@ def research_step(step: StepInput) -> bool:
         raise ApplicationError(str(error), type="Lost", non_retryable=True) from error
 
 
-@activity.defn
+@activity.defn(no_thread_cancel_exception=True)
 def verify_workflow(step: StepInput) -> int:
     """Compare every step with what it must be; return the number of files."""
     job = Job(step.seed, step.workflow)
@@ -89,20 +95,28 @@ class Research:
         for number in range(1, len(STEPS) + 1):
             first.number = number
             await workflow.execute_activity(
-                research_step, first, start_to_close_timeout=timedelta(minutes=2), retry_policy=policy
+                research_step, first, start_to_close_timeout=STEP_TIMEOUT, retry_policy=policy
             )
         return await workflow.execute_activity(
-            verify_workflow, first, start_to_close_timeout=timedelta(minutes=2), retry_policy=policy
+            verify_workflow, first, start_to_close_timeout=STEP_TIMEOUT, retry_policy=policy
         )
 
 
 def run_all(address: str, workdir: Path, workflows: int, failure_rate: float, seed: int) -> int:
-    """Run worker and workflows; return the exit status. Says how to start a server where none answers."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    return asyncio.run(_run_all(address, workdir, workflows, failure_rate, seed))
+    """Run worker and workflows; return the exit status. Says how to start a server where none answers.
+
+    All is in a directory of the seed's own: run again, each activity finds its snapshots and is done at once.
+    """
+    place = workdir / f"temporal-seed-{seed}"
+    place.mkdir(parents=True, exist_ok=True)
+    # The worker logs each failure with its stack, and failures are what this is about.
+    logging.basicConfig(
+        filename=place / LOG_NAME, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    return asyncio.run(_run_all(address, place, workflows, failure_rate, seed))
 
 
-async def _run_all(address: str, workdir: Path, workflows: int, failure_rate: float, seed: int) -> int:
+async def _run_all(address: str, place: Path, workflows: int, failure_rate: float, seed: int) -> int:
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             client = await Client.connect(address)
@@ -120,14 +134,17 @@ async def _run_all(address: str, workdir: Path, workflows: int, failure_rate: fl
             workflows=[Research],
             activities=[research_step, verify_workflow],
             activity_executor=threads,
+            graceful_shutdown_timeout=timedelta(seconds=30),
         ):
             found = await asyncio.gather(
                 *(
                     client.execute_workflow(
                         Research.run,
-                        StepInput(str(workdir / "store"), seed, number, 1, failure_rate),
+                        StepInput(str(place / "store"), seed, number, 1, failure_rate),
                         id=f"{QUEUE}-{seed}-{number}",
                         task_queue=QUEUE,
+                        # A run that was killed left workflows with the server: they go on.
+                        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                     )
                     for number in range(workflows)
                 ),
@@ -135,6 +152,18 @@ async def _run_all(address: str, workdir: Path, workflows: int, failure_rate: fl
             )
     failures = [result for result in found if isinstance(result, BaseException)]
     for failure in failures:
-        print(f"failed: {failure}")
-    print(f"{workflows - len(failures)} of {workflows} workflows done and verified")
+        print(f"failed: {reason(failure)}")
+    compared = sum(result for result in found if isinstance(result, int))
+    print(
+        f"{workflows - len(failures)} of {workflows} workflows done and verified, {compared} files compared; "
+        f"log: {place / LOG_NAME}"
+    )
+    print(f"next: python -m examples.research_agent browse 0 --workdir {place}")
     return 1 if failures else 0
+
+
+def reason(failure: BaseException) -> str:
+    """Return what lies at the bottom of an error: Temporal wraps it in what it did about it."""
+    while failure.__cause__ is not None:
+        failure = failure.__cause__
+    return str(failure)

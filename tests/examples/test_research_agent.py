@@ -1,10 +1,14 @@
 """The demo keeps what it promises: determinism, recovery from every damage, honest verification."""
 
+import contextlib
 import io
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -205,6 +209,68 @@ def test_without_a_temporal_server_it_says_how_to_start_one(
 
     assert temporal.run_all("127.0.0.1:1", tmp_path, 1, 0.0, 1) == 1
     assert "temporal server start-dev" in capsys.readouterr().out
+
+
+@pytest.fixture
+def temporal_server(tmp_path: Path) -> Iterator[str]:
+    """Start Temporal's own server for trying out, on this machine alone; return its address."""
+    program = shutil.which("temporal")
+    if program is None:
+        pytest.skip("Temporal's command line is missing: the workflow is not tried against a server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [program, "server", "start-dev", "--headless", "--ip", "127.0.0.1", "--port", str(port)]
+    with (tmp_path / "server.log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and server.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.1)
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.mark.slow
+def test_temporal_retries_and_takes_up_what_a_killed_worker_left(
+    temporal_server: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("temporalio", reason="temporalio is missing: the extra 'temporal'")
+    command = [
+        sys.executable, "-m", "examples.research_agent", "temporal", "--address", temporal_server,
+        "--workflows", "4", "--failure-rate", "1", "--workdir", str(tmp_path / "run"),
+    ]  # fmt: skip
+    store = tmp_path / "run" / "temporal-seed-1" / "store" / "filesystems"
+    killed = subprocess.Popen(command, cwd=ROOT)
+    try:
+        deadline = time.monotonic() + 60
+        while not (store.is_dir() and any(store.iterdir())):
+            assert time.monotonic() < deadline
+            assert killed.poll() is None
+            time.sleep(0.05)
+    finally:
+        killed.kill()
+        killed.wait()
+    for _ in range(2):  # the second time all is there already
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=90, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "4 of 4 workflows done and verified" in done.stdout
+        assert done.stderr == ""
+    assert "InjectedFailure" in (tmp_path / "run" / "temporal-seed-1" / "temporal.log").read_text()
+
+
+def test_a_failure_under_temporal_is_told_by_its_cause() -> None:
+    pytest.importorskip("temporalio", reason="temporalio is missing: the extra 'temporal'")
+    from examples.research_agent import temporal  # noqa: PLC0415 an extra
+
+    outer = RuntimeError("Workflow execution failed")
+    outer.__cause__ = RuntimeError("Activity task failed")
+    outer.__cause__.__cause__ = Lost("missing ['report.md']")
+    assert temporal.reason(outer) == "missing ['report.md']"
 
 
 def test_browse_opens_a_shell_in_a_snapshot(
