@@ -16,7 +16,7 @@ import os
 import shutil
 import stat
 import subprocess
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, Phase, note, settings
@@ -199,6 +199,8 @@ class AgainstHost(RuleBasedStateMachine):
     @rule(path=s.paths, uid=s.ids, gid=s.ids, follow=st.booleans(), who=s.users)
     def chown(self, path: bytes, uid: int, gid: int, follow: bool, who: User) -> None:
         """chown(2)."""
+        if uid == gid == -1 and _is_set_gid_only(self._stat(path, follow)[0]):
+            who = ROOT  # SET_GID
         self.both("chown", path, uid, gid, follow, user=who)
 
     @rule(path=s.paths, size=s.sizes, who=s.users)
@@ -255,7 +257,7 @@ class AgainstHost(RuleBasedStateMachine):
     def write(self, data: st.DataObject, content: bytes, offset: int, who: User) -> None:
         """write(2) or pwrite(2), past the end too."""
         number = self._any_file(data)
-        if os.fstat(self.host.files[number]).st_mode & (stat.S_ISGID | stat.S_IXGRP) == stat.S_ISGID:
+        if _is_set_gid_only(os.fstat(self.host.files[number]).st_mode):
             who = ROOT  # SET_GID
         if data.draw(st.booleans(), "at an offset"):
             self.both("pwrite", number, offset, content, user=who)
@@ -289,6 +291,8 @@ class AgainstHost(RuleBasedStateMachine):
     ) -> None:
         """fchown(2), futimens(3)."""
         number = self._any_file(data)
+        if uid == gid == -1 and _is_set_gid_only(os.fstat(self.host.files[number]).st_mode):
+            who = ROOT  # SET_GID
         self.both("fchown", number, uid, gid, user=who)
         self.both("futimens", number, atime, mtime, user=who)
 
@@ -409,10 +413,14 @@ class AgainstHost(RuleBasedStateMachine):
         called = f"{operation}{arguments!r} as {who} in snapshot {kept.label}"
         return shown, frozen, f"{called}\n  tzfs: {_short(shown)}\n  host: {_short(frozen)}"
 
-    def _size(self, path: bytes) -> int | None:
-        """Return the size of a file, None if there is none."""
-        outcome, value = self.host.run(ROOT, 0, "stat", path, True)
-        return value[4] if outcome == "ok" and isinstance(value, tuple) else None
+    def _size(self, path: bytes) -> int:
+        """Return the size of a file, -1 if there is none."""
+        return self._stat(path, follow=True)[4]
+
+    def _stat(self, path: bytes, follow: bool) -> tuple[Any, ...]:
+        """Return what `stat` of both sides tells, of a file of the host; mode 0, size -1 if there is none."""
+        outcome, value = self.host.run(ROOT, 0, "stat", path, follow)
+        return value if outcome == "ok" and isinstance(value, tuple) else (0, 0, 0, 0, -1)
 
     def _value(self, getter: str, where: bytes | int, name: bytes) -> object:
         """Return the value of an attribute on the host, None if there is none."""
@@ -438,6 +446,11 @@ class AgainstHost(RuleBasedStateMachine):
 
 def _word(outcome: Outcome) -> str:
     return "ok" if outcome[0] == "ok" else str(outcome[1])
+
+
+def _is_set_gid_only(mode: int) -> bool:
+    """Tell whether a mode has the set-group-ID bit without group execution: `SET_GID`."""
+    return mode & (stat.S_ISGID | stat.S_IXGRP) == stat.S_ISGID
 
 
 def _short(outcome: Outcome) -> str:

@@ -31,8 +31,8 @@ UMASK: Final = Difference(
     "pyfuse3 does not ask for FUSE_DONT_MASK, so the kernel applies it before we see the mode",
 )
 SET_GID: Final = Difference(
-    "writing by a stranger to the group, to a set-group-ID file without group execution",
-    "the bit goes",
+    "writing, or chown(-1, -1), by a stranger to the group, of a set-group-ID file without group execution",
+    "the bit goes; EPERM if it is not the writer's to change",
     "it stays",
     "fuse_setattr of the kernel takes the bit for a set-ID one only where the group may execute",
 )
