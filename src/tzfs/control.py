@@ -27,10 +27,10 @@ import socket
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from tzfs import errors
+from tzfs.closing import Closing
 from tzfs.errors import ControlError, DaemonGone, TzfsError
 
 SOCKET_NAME: Final = "control.sock"
@@ -154,24 +154,6 @@ def socket_address(directory: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{descriptor}/{SOCKET_NAME}"
     finally:
         os.close(descriptor)
-
-
-class Closing:
-    """A context manager by way of `close`."""
-
-    def close(self) -> None:
-        """Let go of what is held."""
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
 
 
 class Client(Closing):

@@ -15,7 +15,8 @@ from typing import Final, Protocol, Self
 
 from tzfs import admin, control, files, runtime, stand_in
 from tzfs.catalog import ARCHIVED, DELETED, FilesystemRow
-from tzfs.control import Closing, Json
+from tzfs.closing import Closing
+from tzfs.control import Json
 from tzfs.errors import DaemonGone, StoreLocked, WrongStatus
 from tzfs.filesystem import Filesystem
 from tzfs.kv import RocksStore

@@ -21,8 +21,9 @@ import os
 import re
 import struct
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from tzfs.closing import Closing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +47,7 @@ class LoggedBatch(NamedTuple):
     fragments: tuple[tuple[int, int], ...]
 
 
-class Logs:
+class Logs(Closing):
     """The logs of a database as they were before it was opened; a context manager.
 
     They stay readable after the engine has removed them, because they are held open.
@@ -56,13 +57,7 @@ class Logs:
         """Hold the logs in directory `database`, which may not exist."""
         self._files = [path.open("rb+") for path in sorted(database.glob("*.log"), key=_number)]
 
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         """Let go of the files."""
         for file in self._files:
             file.close()

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Self
 from tzfs import runtime
 from tzfs.api.connection import SLICE_BYTES, Connection, Json
 from tzfs.api.tree import PathLike, Tree, join, text
+from tzfs.closing import Closing
 from tzfs.errors import Exists, NoEntry
 
 
@@ -56,6 +57,8 @@ _SIGNS = {"added": "+", "removed": "-", "changed": "~", "renamed": ">"}
 
 class Snapshot(Tree):
     """The tree as it was: everything that reads works on it, nothing changes it, not even leaving a `with`.
+
+    Atomic: it holds one moment of all files. Durable: it stays until it is deleted.
 
     txn: its number. labels: its names. created_ns: when it was taken, in ns since 1970.
     """
@@ -96,19 +99,26 @@ class Snapshot(Tree):
         return f"<Snapshot {self.txn}{''.join(f' {label}' for label in self.labels)}>"
 
 
-def _snapshot_name(name: int | str | bytes | Snapshot) -> str:
+SnapshotName = int | str | bytes | Snapshot
+"""What names a snapshot: its number, a label, "latest", or itself."""
+
+
+def _snapshot_name(name: SnapshotName) -> str:
     """Return what the daemon knows a snapshot by."""
     if isinstance(name, Snapshot):
         return str(name.txn)
     return str(name) if isinstance(name, int) else os.fsdecode(name)
 
 
-class Filesystem(Tree):
+class Filesystem(Tree, Closing):
     """One filesystem, from `Store.open_filesystem`; a context manager that closes it.
 
     Not mounted, this process has it to itself until `close`: others wait for it some seconds, then get
     `StoreLocked`. Mounted, it is shared with every program that uses the mount. Safe in threads: one lock,
     calls run one after the other.
+
+    Every call is atomic, one transaction, unless its text says otherwise. What it changed survives the end of
+    all processes when it returns; durable, against a power cut, it is after `sync` and what says so.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -144,16 +154,6 @@ class Filesystem(Tree):
     def close(self) -> None:
         """Sync and let go of the filesystem. Files and snapshots of it are of no use afterwards."""
         self._connection.close()
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
 
     def __repr__(self) -> str:
         """Return the name."""
@@ -320,24 +320,22 @@ class Filesystem(Tree):
         found = self._connection.call("snapshots")["snapshots"]
         return [Snapshot(self._connection, row) for row in found]
 
-    def at(self, name: int | str | bytes | Snapshot) -> Snapshot:
+    def at(self, name: SnapshotName) -> Snapshot:
         """Return the snapshot of a number, a label, or "latest". `SnapshotMissing`."""
         found = self._connection.call("snapshot_find", name=_snapshot_name(name))
         return Snapshot(self._connection, found)
 
-    def delete_snapshot(self, *names: int | str | bytes | Snapshot) -> None:
+    def delete_snapshot(self, *names: SnapshotName) -> None:
         """Delete snapshots with all their labels: all, or none if one is missing. Durable."""
         self._connection.call("snapshot_delete", names=[_snapshot_name(name) for name in names])
 
-    def diff(
-        self, old: int | str | bytes | Snapshot, new: int | str | bytes | Snapshot | None = None
-    ) -> list[Change]:
+    def diff(self, old: SnapshotName, new: SnapshotName | None = None) -> list[Change]:
         """Return what differs at `new` (None: now) from `old`, by path. Costs what changed, not the tree."""
         later = None if new is None else _snapshot_name(new)
         found = self._connection.call("diff", old=_snapshot_name(old), new=later)["changes"]
         return [_change(line) for line in found]
 
-    def rollback(self, name: int | str | bytes | Snapshot) -> Snapshot:
+    def rollback(self, name: SnapshotName) -> Snapshot:
         """Make the tree what it was at a snapshot, and return the snapshot of the present, which undoes it.
 
         Later snapshots stay. Mounted, the mount goes on, and open files see the new content. Durable; a
@@ -345,7 +343,7 @@ class Filesystem(Tree):
         """
         return Snapshot(self._connection, self._connection.call("rollback", name=_snapshot_name(name)))
 
-    def fork(self, name: str, *, at: int | str | bytes | Snapshot | None = None) -> str:
+    def fork(self, name: str, *, at: SnapshotName | None = None) -> str:
         """Make a new filesystem `name` of this one as it is, or as it was `at` a snapshot.
 
         Returns its full name. It shares the bytes on disk and depends on nobody. Durable. Raises `NameTaken`,
