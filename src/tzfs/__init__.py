@@ -34,7 +34,7 @@ they are first used: `import tzfs` alone, as the command line does it, costs not
 # records, keys    the codec: values and the key table
 # kv               the engine's seam: RocksDB and memory
 # stand_in         a database on a disk that cannot be written
-# catalog, runtime, mountpoint, errors, failpoints
+# catalog, runtime, mountpoint, errors, failpoints, closing
 
 from __future__ import annotations
 
@@ -43,17 +43,23 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tzfs.api import Change, Entry, Filesystem, FilesystemInfo, Snapshot, Stat, Store, Tree
+    from tzfs.api.asynchronous import AsyncFilesystem, AsyncSnapshot, AsyncStore, AsyncTree
     from tzfs.errors import FsError, TzfsError
 
 _HOMES = {
     **dict.fromkeys(
         ("Change", "Entry", "Filesystem", "FilesystemInfo", "Snapshot", "Stat", "Store", "Tree"), "tzfs.api"
     ),
+    **dict.fromkeys(("AsyncFilesystem", "AsyncSnapshot", "AsyncStore", "AsyncTree"), "tzfs.api.asynchronous"),
     "FsError": "tzfs.errors",
     "TzfsError": "tzfs.errors",
 }
 
 __all__ = [
+    "AsyncFilesystem",
+    "AsyncSnapshot",
+    "AsyncStore",
+    "AsyncTree",
     "Change",
     "Entry",
     "Filesystem",

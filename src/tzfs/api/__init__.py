@@ -6,6 +6,7 @@ files        open files, as `io` has them
 tree         reading: the present or a snapshot
 filesystem   changing, snapshots, rollback, forks
 store        the filesystems of a directory
+asynchronous the same for trio, each call in a thread; imported only when it is asked for
 """
 
 from tzfs.api.filesystem import Change, Filesystem, Snapshot

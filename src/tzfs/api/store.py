@@ -1,4 +1,4 @@
-"""A store: the filesystems of one directory. Every change is atomic, and durable when the method returns."""
+"""A store: the filesystems of one directory."""
 
 from __future__ import annotations
 
@@ -39,6 +39,8 @@ class FilesystemInfo(NamedTuple):
 
 class Store:
     """The filesystems of one directory. Safe in threads and in several processes at once.
+
+    Every change is atomic, and durable when the method returns.
 
     >>> store = Store.open(tmp_path / "store", create=True)
     >>> store.create("lab", quota_bytes=1 << 30).status

@@ -101,6 +101,9 @@ class Entry(NamedTuple):
 class Tree:
     """What can be read. Safe in threads: calls of one filesystem run one after the other.
 
+    Each call is one atomic look, unless its text says otherwise. In the present it sees what has been done,
+    durable already or not; a snapshot is durable as a whole.
+
     Paths are `str`, `bytes` or `PathLike`; names come back as `str`, from which `os.fsencode` makes the
     bytes.
     """
