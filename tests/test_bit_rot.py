@@ -273,14 +273,68 @@ def test_a_mount_lists_a_damaged_file_by_its_name_and_its_lstat_is_eio(hurt: Sto
         machine.remove_workspace(mounted.workspace)
 
 
-def test_a_flipped_bit_in_the_catalog_is_never_a_traceback(tmp_path: Path) -> None:
+def test_a_flipped_bit_in_the_catalog_is_told_and_never_believed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = Store.open(tmp_path / "store", create=True)
-    store.create("lab")
-    sound = (store.path / "catalog.db").read_bytes()
+    store.create("lab", quota_bytes=1 << 30)
+    store.create("team/other")
+    store.delete("team/other")
+    catalog = store.path / "catalog.db"
+    sound = catalog.read_bytes()
+    used = [at for at, byte in enumerate(sound) if byte]
     rng = random.Random(SEED)
-    for _ in range(60):
-        (store.path / "catalog.db").write_bytes(sound)
-        at = flip(store.path / "catalog.db", rng)
-        for command in (["list", "--json"], ["info", "lab"]):
-            code = cli.run(cli.tzfs, "tzfs", ["--store", str(store.path), *command])
-            assert code != BUG, f"seed {SEED}: {command} after a flip at {at}"
+
+    def rows() -> tuple[int, list[object]]:
+        code = cli.run(cli.tzfs, "tzfs", ["--store", str(store.path), "list", "--status", "all", "--json"])
+        out = capsys.readouterr().out
+        return code, json.loads(out) if out else []
+
+    assert rows()[0] == 0
+    truth = rows()[1]
+    for at in rng.sample(used, 200):
+        damaged = bytearray(sound)
+        damaged[at] ^= 1 << rng.randrange(8)
+        catalog.write_bytes(damaged)
+        code, found = rows()
+        assert code != BUG, f"seed {SEED}: a flip at {at}"
+        assert all(row in truth for row in found), f"seed {SEED}: a flip at {at}"
+        assert code or found == truth, f"seed {SEED}: a flip at {at}"
+        assert cli.run(cli.tzfs, "tzfs", ["--store", str(store.path), "info", "lab"]) != BUG
+        capsys.readouterr()
+        catalog.write_bytes(sound)
+    assert rows() == (0, truth), "and no directory was swept meanwhile"
+
+
+@pytest.mark.parametrize("loss", ["row damaged", "row lost", "id damaged", "catalog lost"])
+def test_a_filesystem_that_the_catalog_has_lost_gets_its_name_back(shelf: Store, loss: str) -> None:
+    row = shelf.get("lab")
+    if loss == "catalog lost":
+        shelf.catalog.path.unlink()
+    elif loss == "row lost":
+        shelf.catalog.remove(row.id)
+    else:
+        data = shelf.catalog.path.read_bytes()
+        before = row.id.encode() + b"defaultlab"
+        after = (b"x" if loss == "id damaged" else row.id[:1].encode()) + row.id[1:].encode()
+        after += b"defaultlab" if loss == "id damaged" else b"default\xffab"
+        assert before in data
+        shelf.catalog.path.write_bytes(data.replace(before, after))
+    os.utime(shelf.directory(row), (0, 0))
+
+    def run(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(cli.tzfs, ["--store", str(shelf.path), *arguments])
+        return result.exit_code, result.output
+
+    if loss != "catalog lost":
+        assert run("list")[0] == REFUSED
+        status, told = run("list")
+        assert row.id in told, "it was not swept, however old"
+        assert status == REFUSED
+    assert run("recover", row.id, "found") == (0, "")
+    found = Store.open(shelf.path).get("found")
+    assert (found.id, found.config, found.status) == (row.id, row.config, row.status)
+    assert run("list")[0] == 0
+    assert run("recover", row.id, "again")[0] != 0
+    with connect(shelf, found) as session:
+        assert session.filesystem.read(find(session.filesystem, "d/file0"), 0, 30_000) == content(0)  # type: ignore[attr-defined]

@@ -151,6 +151,60 @@ def test_a_newer_catalog_is_refused_and_both_versions_are_named(catalog: Catalog
         Catalog(catalog.path)
 
 
+VERSION_1 = (
+    """CREATE TABLE filesystems (
+    id             TEXT PRIMARY KEY,
+    namespace      TEXT NOT NULL,
+    name           TEXT NOT NULL,
+    status         TEXT NOT NULL CHECK (status IN ('running', 'archived', 'deleted')),
+    -- JSON object.
+    config         TEXT NOT NULL,
+    created_ns     INTEGER NOT NULL,
+    updated_ns     INTEGER NOT NULL,
+    deleted_ns     INTEGER,
+    deleted_from   TEXT,
+    -- A comment before the end.
+    purge_after_ns INTEGER
+) STRICT""",
+    "CREATE UNIQUE INDEX names_in_use ON filesystems (namespace, name) WHERE status != 'deleted'",
+    """INSERT INTO filesystems VALUES ('a', 'default', 'lab', 'running',
+    '{"chunk_size": 65536, "quota_bytes": 0, "inodes_max": 0}', 1, 1, NULL, NULL, NULL)""",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    "PRAGMA user_version = 1",
+)
+
+
+def test_a_catalog_of_version_1_is_read_and_gets_its_checksums_with_the_first_change(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.db"
+    with sqlite3.connect(path) as connection:
+        for statement in VERSION_1:
+            connection.execute(statement)
+    connection.close()
+    before = path.read_bytes()
+    old = Catalog(path)
+    assert old.rows() == [row("a")]
+    assert old.get("a") == old.find(row("a").full_name) == row("a")
+    assert old.damage() == []
+    assert path.read_bytes() == before, "a look changes nothing"
+    old.insert(row("b", "other"))
+    assert old.rows() == [row("a"), row("b", "other")]
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (CATALOG_VERSION,)
+        connection.execute("UPDATE filesystems SET name = 'lost' WHERE id = 'a'")
+    connection.close()
+    assert old.rows() == [row("b", "other")]
+    assert ["row of a is damaged" in text for text in old.damage()] == [True]
+
+
+def test_every_change_of_a_row_changes_its_checksum(catalog: Catalog) -> None:
+    old = row("a")
+    catalog.insert(old)
+    new = old._replace(name="new", status=DELETED, updated_ns=7, deleted_ns=7, deleted_from="running")
+    catalog.update(old, new)
+    assert catalog.rows() == [new]
+    assert catalog.damage() == []
+
+
 def test_another_programs_database_is_no_catalog(tmp_path: Path) -> None:
     path = tmp_path / "catalog.db"
     with sqlite3.connect(path) as connection:

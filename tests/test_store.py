@@ -183,6 +183,7 @@ def test_a_purge_that_was_interrupted_goes_on_and_cannot_be_undeleted(shelf: Sto
 def test_a_create_that_was_interrupted_is_swept_when_it_is_old(shelf: Store) -> None:
     leftover = shelf.path / "filesystems" / "0123456789abcdef"
     (leftover / "db").mkdir(parents=True)
+    (leftover / "creating").touch()
     shelf.sweep()
     assert leftover.exists()
     os.utime(leftover, (0, 0))

@@ -11,8 +11,9 @@
                       purged
 
 The order of steps makes every crash harmless: a new filesystem gets its row when all else is on
-disk, a purged one loses it when nothing else is left. A directory without a row is a leftover of a
-create that did not end, and is swept.
+disk, a purged one loses it when nothing else is left. A directory without a row that holds the file
+`creating` is a leftover of a create that did not end, and is swept. Without that file the catalog has
+lost the row, not the filesystem: `recover` gives it one again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -39,7 +40,16 @@ from tzfs.catalog import (
     FilesystemRow,
     parse_name,
 )
-from tzfs.errors import CheckFailed, Mounted, NameTaken, NotAStore, ReadOnlyDisk, StoreLocked, WrongStatus
+from tzfs.errors import (
+    CheckFailed,
+    Mounted,
+    NameTaken,
+    NotAStore,
+    ReadOnlyDisk,
+    StoreLocked,
+    UnknownFilesystem,
+    WrongStatus,
+)
 from tzfs.filesystem import Filesystem
 from tzfs.kv import RocksStore
 
@@ -54,6 +64,8 @@ LEFTOVER_AGE_S: Final = 600.0
 """A directory without a row may belong to a create under way, which takes well below a second."""
 LOCK_WAIT_S: Final = 10.0
 """How long a command waits for a daemon that is ending or for another short command."""
+CREATING_NAME: Final = "creating"
+"""In the directory of a filesystem until it has its row."""
 PURGED_SUFFIX: Final = ".purged"
 """Of a directory on its way out: renamed first, so that nobody can undelete half of it."""
 DEFAULT_CHUNK_SIZE: Final = 65536
@@ -167,10 +179,12 @@ class Store:
         held = runtime.lock(directory, wait_s=0)
         assert held is not None, "nobody else can know a new id"
         try:
+            (directory / CREATING_NAME).touch()
             fill(row)
             _sync_directory(directory)
             _sync_directory(directory.parent)
             self.catalog.insert(row)
+            (directory / CREATING_NAME).unlink()
         except BaseException:
             if self.catalog.get(row.id) is None:
                 shutil.rmtree(directory, ignore_errors=True)
@@ -267,6 +281,51 @@ class Store:
         self._purge(row)
         return row
 
+    def unknown(self) -> Sequence[str]:
+        """Return the ids of filesystems that are there, and of which the catalog has no sound row."""
+        known = {row.id for row in self.catalog.rows()}
+        return sorted(
+            entry.name
+            for entry in self._filesystem_directories()
+            if entry.name not in known and entry.suffix != PURGED_SUFFIX and _is_whole(entry)
+        )
+
+    def damage(self) -> Sequence[str]:
+        """Return what is wrong with the catalog, in words that say what to do."""
+        told = self.catalog.damage()
+        return told + [
+            f"{self.path / FILESYSTEMS_NAME / identifier} is a filesystem without a row in the catalog: "
+            f"`tzfs recover {identifier} NAME` gives it a name again"
+            for identifier in self.unknown()
+            if not any(identifier in text for text in told)
+        ]
+
+    def recover(self, identifier: str, name: str) -> FilesystemRow:
+        """Give a filesystem without a sound row a name: running, with the limits that its database says.
+
+        Raises `UnknownFilesystem`, `NameTaken`, `InvalidName`, `StoreLocked`, and what opening it raises.
+        """
+        full_name = self.require_free(name)
+        unknown = self.unknown()
+        if identifier not in unknown:
+            raise UnknownFilesystem(
+                f"no filesystem without a sound row has the id {identifier}: "
+                f"those are {', '.join(unknown) or 'none'}"
+            )
+        now_ns = time.time_ns()
+        row = FilesystemRow(identifier, *full_name, RUNNING, Config(0, 0, 0), now_ns, now_ns)
+        with self._locked(row, "recovered"):
+            engine = RocksStore.open(self.database(row), read_only=True)
+            try:
+                filesystem = Filesystem(engine, read_only=True)
+                usage = filesystem.usage()
+                config = Config(filesystem.chunk_size, usage.quota_bytes, usage.inodes_max)
+            finally:
+                engine.close()
+            row = row._replace(config=config)
+            self.catalog.recover(row, is_known=lambda other: self.directory(row).with_name(other).exists())
+            return row
+
     def sweep(self) -> None:
         """Remove what is due: deleted filesystems past their grace period, creates that never ended.
 
@@ -280,6 +339,8 @@ class Store:
         for entry in self._filesystem_directories():
             if entry.name.removesuffix(PURGED_SUFFIX) not in known:
                 _attempt(entry.name, partial(self._remove_leftover, entry))
+            elif (entry / CREATING_NAME).exists():  # a crash right after it got its row
+                _attempt(entry.name, (entry / CREATING_NAME).unlink)
 
     def _filesystem_directories(self) -> Iterator[Path]:
         """Yield the directories below filesystems/."""
@@ -289,8 +350,10 @@ class Store:
             return
 
     def _remove_leftover(self, directory: Path) -> None:
-        """Remove a directory without a row, unless somebody is making it right now."""
-        if time.time() - directory.stat().st_mtime < LEFTOVER_AGE_S and directory.suffix != PURGED_SUFFIX:
+        """Remove a directory without a row, unless somebody is making it, or it was whole once."""
+        if directory.suffix != PURGED_SUFFIX and (
+            _is_whole(directory) or time.time() - directory.stat().st_mtime < LEFTOVER_AGE_S
+        ):
             return
         held = runtime.try_lock(directory)
         if held is None:
@@ -401,6 +464,11 @@ def _attempt(what: str, action: Callable[[], None]) -> None:
         action()
     except (OSError, StoreLocked, Mounted, ReadOnlyDisk) as error:
         log.info("%s could not be removed: %s", what, error)
+
+
+def _is_whole(directory: Path) -> bool:
+    """Tell whether the directory of a filesystem has all that it needs, but for its row maybe."""
+    return (directory / DATABASE_NAME).is_dir() and not (directory / CREATING_NAME).exists()
 
 
 def _lives(row: FilesystemRow) -> bool:

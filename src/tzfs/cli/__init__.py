@@ -6,7 +6,7 @@
     lifecycle   create, list, info, rename, archive, unarchive, delete, undelete, purge
     mounting    mount, umount, and the helper of mount(8)
     history     snapshot, snapshots, snapshot-delete, diff, rollback, fork
-    care        check, scrub
+    care        check, scrub, recover
 
 These modules import click and no more; what a command needs, it imports itself, so that `tzfs --help`
 and shell completion do not load a database.

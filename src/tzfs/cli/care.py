@@ -1,4 +1,4 @@
-"""check and scrub."""
+"""check, scrub, recover."""
 
 from __future__ import annotations
 
@@ -168,4 +168,16 @@ def _scrub(engine: RocksStore, fs: Filesystem, rate: int | None, *, quiet: bool)
     return read_bytes, damage
 
 
-COMMANDS: Final = (check, scrub)
+@click.command()
+@click.argument("identifier", metavar="ID")
+@click.argument("name")
+@pass_state
+def recover(state: State, identifier: str, name: str) -> None:
+    """Give a filesystem a name again whose row in the catalog is damaged or lost.
+
+    ID is the directory below filesystems/; `tzfs list` names those that need it. Nothing in it is changed.
+    """
+    state.open_store(create=True).recover(identifier, name)
+
+
+COMMANDS: Final = (check, scrub, recover)

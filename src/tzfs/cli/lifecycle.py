@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from tzfs.cli import output
-from tzfs.cli.base import State, pass_state
+from tzfs.cli.base import REFUSED, Failure, State, pass_state
 from tzfs.cli.params import DURATION, SIZE
 
 if TYPE_CHECKING:
@@ -48,7 +48,17 @@ def list_filesystems(state: State, status: str | None, namespace: str | None, *,
         rows = [row for row in rows if row.status != "deleted"]
     if as_json:
         output.print_json([_describe(store, row) for row in rows])
-        return
+    else:
+        _print_rows(store, rows)
+    damage = store.damage()
+    for text in damage[:-1]:
+        click.echo(f"tzfs: {output.escape(text)}", err=True)
+    if damage:
+        raise Failure(damage[-1], REFUSED)
+
+
+def _print_rows(store: Store, rows: list[FilesystemRow]) -> None:
+    """Print the table of `list`."""
     output.print_table(
         ("NAME", "STATUS", "CREATED", "QUOTA", "MOUNTED AT"),
         [
