@@ -309,25 +309,20 @@ class FilesystemMachine(ModelMachine):
             rows = {row.txn: row for row in self.fs.snapshots()}
             if open_txn in rows:
                 self._record(rows[open_txn], open_txn, UNKNOWN, before)
-            done = read_tree(self.fs) != before
+            done, is_held = read_tree(self.fs) != before, False
         else:
             self._record(present, open_txn, clean, before)
-            done = True
+            done = is_held = True
         if done:
             _, tree, inodes = self.snapshots[goal]
             assert read_tree(self.fs) == (tree, inodes)
-            self.limbo.update(self.model.restore(tree))
-            self.limbo -= set(tree)
+            for number in self.model.restore(tree):
+                if not is_held:
+                    self._forget(number)
             self.released -= set(tree)
         self.sealed_clean = UNKNOWN
 
     # ------------------------------------------------------------------- orphans, reclaim, restarts
-
-    @rule()
-    def release_what_a_rollback_removed(self) -> None:
-        self.fs.release(self.limbo)
-        self.released |= self.limbo
-        self.limbo.clear()
 
     @precondition(lambda self: self.model.orphans())
     @rule(at=picks)

@@ -186,6 +186,31 @@ def test_a_file_without_a_name_at_the_goal_keeps_the_content_it_had_there(fs: Fi
     assert fs.read(number, 0, 10_000) == CONTENT
 
 
+@pytest.mark.parametrize("keys_a_step", [1, 1000])
+def test_a_file_that_a_rollback_takes_away_keeps_all_until_it_is_released(
+    fs: Filesystem, monkeypatch: pytest.MonkeyPatch, keys_a_step: int
+) -> None:
+    monkeypatch.setattr(history, "KEYS_A_STEP", keys_a_step)
+    fs.snapshot(b"goal")
+    number = make_file(fs)
+    fs.setxattr(number, b"user.note", b"late", NOBODY)
+    present, _ = fs.rollback(b"goal")
+    assert fs.read(number, 0, 10_000) == CONTENT
+    assert fs.getxattr(number, b"user.note") == b"late"
+    fs.write(number, 0, b"more", NOBODY, stamp=True)
+    assert fs.read(number, 0, 10_000) == b"more" + CONTENT[4:]
+    assert check(fs) == []
+    fs.release([number])
+    reclaim(fs)
+    with pytest.raises(NoEntry):
+        fs.getattr(number)
+    assert fs.read(number, 0, 10_000, present.txn) == CONTENT
+    fs.delete_snapshot(b"%d" % present.txn)
+    reclaim(fs)
+    assert fs.usage().stored_bytes == 0
+    assert check(fs) == []
+
+
 def test_a_rollback_of_many_steps_may_pass_the_limit_of_inodes_in_between(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

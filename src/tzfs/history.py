@@ -5,7 +5,6 @@ Both read the changes of the txns in between and nothing else, so both cost what
 
 from __future__ import annotations
 
-import stat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tzfs import failpoints, inodes, keys
@@ -297,29 +296,27 @@ class Rollback:
             volume.versions.open()
 
     def _without_nameless(self, ks: list[bytes]) -> list[bytes]:
-        """Leave out what belongs to inodes that have no name now and none at the goal either.
+        """Leave out what belongs to inodes without a name at the goal, but for taking the names of those.
 
-        Some a program has open and keeps as they are. Others are gone for good: the goal still has records
-        of one that was open then, and restoring its maps would make content that belongs to nobody.
+        Their attributes and content stay as they are: a program may have one open, as after unlink(2), and
+        of others the goal still has records of when they were open, whose maps belong to nobody by now.
         """
-        numbers: set[int] = set()
+        gone: set[int] = set()
+        nameless: set[int] = set()
         contents: set[int] = set()
         for k in ks:
-            number = keys.number_of(k)
-            if k[:1] != keys.INODE or self._is_ours(number):
+            if k[:1] != keys.INODE:
                 continue
-            payloads = (self._past.load(k), self._live.load(k))
-            found = [decode_inode(number, payload) for payload in payloads if payload is not None]
-            if not any(inode.nlink for inode in found):
-                numbers.add(number)
-                contents.update(inode.content for inode in found)
-        nameless = {keys.INODE: numbers, keys.XATTR: numbers, keys.MAP: contents}
-        return [k for k in ks if keys.number_of(k) not in nameless.get(k[:1], ())]
-
-    def _is_ours(self, number: int) -> bool:
-        """Tell whether a step of this rollback took the inode's name, before a crash: in the open txn."""
-        mark = self._volume.store.get(keys.orphan(number))
-        return mark is not None and decode_mark(mark) == self._volume.versions.txn
+            number = keys.number_of(k)
+            was, now = (_decoded(number, payload) for payload in (self._past.load(k), self._live.load(k)))
+            if was is not None and was.nlink:
+                continue
+            nameless.add(number)
+            contents.update(inode.content for inode in (was, now) if inode is not None)
+            if now is None or not now.nlink:
+                gone.add(number)
+        skipped = {keys.INODE: gone, keys.XATTR: nameless, keys.MAP: contents}
+        return [k for k in ks if keys.number_of(k) not in skipped.get(k[:1], ())]
 
     def _restore(self, txn: Transaction, k: bytes) -> None:
         was, now = self._past.load(k), txn.load(k)
@@ -340,34 +337,24 @@ class Rollback:
             txn.save(k, was)
 
     def _restore_inode(self, txn: Transaction, number: int, was: bytes | None, now: bytes | None) -> None:
-        """Restore attributes and totals.
-
-        What has no name at the goal becomes an orphan, for somebody may have it open, and reclaim takes it:
-        as it was at the goal if it was there, without content if it came later.
-        """
-        old = None if was is None else decode_inode(number, was)
-        new = None if now is None else decode_inode(number, now)
-        lives, lived = new is not None and new.nlink > 0, old is not None and old.nlink > 0
+        """Restore attributes and totals; what has no name at the goal loses it, as by unlink(2)."""
+        old, new = _decoded(number, was), _decoded(number, now)
         self.restored.inodes.add(number)
-        if new is not None and lives:
+        if old is None or not old.nlink:
+            if new is not None and new.nlink:
+                # Of a directory the entries are restored too, which is: there are none.
+                inodes.bury(txn, new._replace(size=0) if new.is_directory else new)
+            return
+        if new is not None and new.nlink:
             txn.inodes -= 1
             txn.live_bytes -= new.stored_bytes
-        if old is not None and lived:
-            txn.inodes += 1
-            txn.live_bytes += old.stored_bytes
-            txn.delete_raw(keys.orphan(number))
-        elif new is not None and lives:
-            old = old or _emptied(new)
-            txn.put_raw(keys.orphan(number), encode_mark(txn.txn))
-        else:
-            return
+        txn.inodes += 1
+        txn.live_bytes += old.stored_bytes
+        txn.delete_raw(keys.orphan(number))
         txn.save(keys.inode(number), encode_inode(old))
         txn.unmark_dead(old.content)
 
 
-def _emptied(inode: Inode) -> Inode:
-    """Return an inode as it is when its name and its content were never there."""
-    size = inode.size if stat.S_ISLNK(inode.mode) else 0
-    return inode._replace(
-        nlink=0, parent=0, cookie=0, size=size, stored_bytes=0, chunk0_birth=0, chunk0_length=0
-    )
+def _decoded(number: int, payload: bytes | None) -> Inode | None:
+    """Return the inode of a record, None where there is none."""
+    return None if payload is None else decode_inode(number, payload)

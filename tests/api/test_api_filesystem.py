@@ -290,6 +290,17 @@ def test_rollback_undoes_and_can_be_undone(fs: tzfs.Filesystem) -> None:
     assert len(fs.snapshots()) == 1
 
 
+def test_an_open_file_that_a_rollback_takes_away_can_be_read_on(fs: tzfs.Filesystem) -> None:
+    fs.snapshot("before")
+    fs.write_bytes("late", b"late" * 100_000)
+    with fs.open("late", "rb") as file:
+        assert file.read(4) == b"late"
+        fs.rollback("before")
+        assert not fs.exists("late")
+        file.seek(0)
+        assert file.read() == b"late" * 100_000
+
+
 def test_a_fork_begins_where_it_was_told(fs: tzfs.Filesystem) -> None:
     fs.write_bytes("a", b"old")
     fs.snapshot("before")

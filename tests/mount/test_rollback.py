@@ -130,7 +130,7 @@ def test_after_a_rollback_all_is_as_recorded_whatever_was_cached(mounted: Mounte
 
 
 def test_after_a_rollback_descriptors_and_mappings_show_the_goal(mounted: Mounted, top: Path) -> None:
-    """One that the goal has not lives on without a name, and without what was in it."""
+    """One that the goal has not lives on without a name, as after unlink(2)."""
     content = b"before" * (LENGTH // 6)
     with descriptors(top / "stays", top / "grows", top / "shrinks", top / "directory", top / "new") as opened:
         stays, grows, shrinks, directory, new = opened
@@ -152,7 +152,7 @@ def test_after_a_rollback_descriptors_and_mappings_show_the_goal(mounted: Mounte
         with pytest.raises(FileNotFoundError):
             os.stat("added", dir_fd=directory)
         assert os.fstat(new).st_nlink == 0
-        assert not os.pread(new, 10, 0).strip(b"\0")
+        assert os.pread(new, 10, 0) == b"after"
 
 
 def test_after_a_rollback_a_working_directory_leads_to_the_goal(mounted: Mounted, top: Path) -> None:
@@ -185,3 +185,74 @@ def test_after_a_rollback_a_file_that_is_open_for_writing_goes_on_from_the_goal(
         os.close(appending)
     mounted.remount()
     assert (top / "shrinks").read_bytes() == content + b"appended"
+
+
+def test_a_file_that_a_rollback_takes_away_stays_what_it_is_for_who_has_it_open(mounted: Mounted) -> None:
+    """As after unlink(2): read, written, mapped and cut, with what was dirty and what was never cached."""
+    page = mmap.PAGESIZE
+    mounted.snapshot("goal")
+    path = mounted.path / "late"
+    path.write_bytes(b"a" * LENGTH)
+    mounted.remount()
+    reading, writing = os.open(path, os.O_RDONLY), os.open(path, os.O_RDWR)
+    try:
+        os.setxattr(path, "user.note", b"late")
+        with (
+            mmap.mmap(writing, 2 * page) as shared,
+            mmap.mmap(reading, page, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE) as private,
+        ):
+            assert (shared[0], private[0]) == (ord("a"), ord("a"))
+            os.pwrite(writing, b"dirty", 65536)
+            shared[page] = ord("b")
+            mounted.ok("rollback", mounted.name, "goal")
+            assert not path.exists()
+            expected = bytearray(b"a" * LENGTH)
+            expected[page : page + 1], expected[65536:65541] = b"b", b"dirty"
+            assert (os.fstat(reading).st_nlink, os.fstat(reading).st_size) == (0, LENGTH)
+            assert (shared[:], private[:]) == (expected[: 2 * page], expected[:page])
+            assert os.pread(reading, LENGTH, 0) == expected
+            assert os.getxattr(reading, "user.note") == b"late"
+            shared[0] = ord("c")
+            shared.flush()
+            os.pwrite(writing, b"more", 2 * 65536)
+            os.fsync(writing)
+        expected[:1], expected[2 * 65536 : 2 * 65536 + 4] = b"c", b"more"
+        os.posix_fadvise(reading, 0, 0, os.POSIX_FADV_DONTNEED)
+        assert os.pread(reading, LENGTH, 0) == expected
+        os.ftruncate(writing, 70_000)
+        assert os.pread(reading, LENGTH, 0) == expected[:70_000]
+        assert (mounted.path / ".snapshots" / "latest" / "late").stat().st_size == LENGTH
+    finally:
+        os.close(reading)
+        os.close(writing)
+    mounted.unmount()
+    assert mounted.ok("check", mounted.name).strip() == f"{mounted.name} is clean"
+
+
+def test_a_file_that_comes_back_is_for_who_has_it_open_what_it_was_then(mounted: Mounted) -> None:
+    mounted.snapshot("goal")
+    path = mounted.path / "late"
+    path.write_bytes(b"a" * LENGTH)
+    mounted.snapshot("present")
+    opened = os.open(path, os.O_RDWR)
+    try:
+        mounted.ok("rollback", mounted.name, "goal")
+        os.pwrite(opened, b"in between", 65536)
+        os.ftruncate(opened, 70_000)
+        mounted.ok("rollback", mounted.name, "present")
+        assert (os.fstat(opened).st_nlink, os.pread(opened, 2 * LENGTH, 0)) == (1, b"a" * LENGTH)
+        os.pwrite(opened, b"now", 0)
+        assert path.read_bytes() == b"now" + b"a" * (LENGTH - 3)
+    finally:
+        os.close(opened)
+
+
+def test_a_directory_that_a_rollback_takes_away_is_empty_for_who_works_in_it(mounted: Mounted) -> None:
+    mounted.snapshot("goal")
+    (mounted.path / "late").mkdir()
+    with contextlib.chdir(mounted.path / "late"):
+        Path("file").write_text("late")
+        mounted.ok("rollback", mounted.name, "goal")
+        assert (Path().stat().st_nlink, os.listdir()) == (0, [])
+        with pytest.raises(FileNotFoundError):
+            Path("more").write_text("more")

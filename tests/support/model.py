@@ -97,12 +97,13 @@ class Model:
     def restore(self, tree: Tree) -> list[int]:
         """Make the live tree what it was; return the inodes that lose their names by it.
 
-        What had no name before and has none then stays as it is, for somebody holds it. The order is that of
-        numbers and names, not of a listing, which differs from run to run.
+        What has no name then stays as it is, for somebody holds it; a directory is empty. The order is that
+        of numbers and names, not of a listing, which differs from run to run.
         """
         lost = [number for number, node in self.nodes.items() if node.nlink and number not in tree]
         for number in lost:
-            del self.nodes[number]
+            self.nodes[number].nlink = 0
+            self.nodes[number].entries.clear()
         for number, was in sorted(tree.items()):
             self.nodes[number] = Node(
                 was.mode,

@@ -81,8 +81,6 @@ class ModelMachine(RuleBasedStateMachine):
         self.store = FaultyStore(self._open_store())
         self.snapshots: dict[int, tuple[set[bytes], Tree, dict[int, Inode]]] = {}
         self.released: set[int] = set()
-        self.limbo: set[int] = set()
-        """Inodes that lost their names by a rollback and are held: they answer, but what is not said."""
         self.numbers_seen = {ROOT}
         self.sealed_clean: int | None = None
         """The last snapshot, when nothing has changed since it was taken; or `UNKNOWN`."""
@@ -120,7 +118,7 @@ class ModelMachine(RuleBasedStateMachine):
 
     def _everything_is_given_back(self) -> None:
         """Without snapshots and orphans, what is stored is what the live tree holds: nothing leaks."""
-        self.fs.release([*self.model.orphans(), *self.limbo])
+        self.fs.release(self.model.orphans())
         for txn in list(self.snapshots):
             self.fs.delete_snapshot(b"%d" % txn)
         while self.fs.reclaim(1000):
@@ -256,8 +254,6 @@ class ModelMachine(RuleBasedStateMachine):
         self.fs = Filesystem(self.store)
         for number in self.model.orphans():
             self._forget(number)
-        self.released |= self.limbo
-        self.limbo.clear()
 
     def _forget(self, number: int) -> None:
         del self.model.nodes[number]
