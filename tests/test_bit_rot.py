@@ -5,9 +5,10 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from support.mounting import Mounted
 from support.scenarios import ALICE, find, new
 from tzfs import api, cli, keys
 from tzfs.check import check
-from tzfs.cli.base import BUG, REFUSED
+from tzfs.cli.base import BUG, REFUSED, SYSTEM
 from tzfs.errors import CorruptRecord, FsError, StoreError, TzfsError
 from tzfs.filesystem import Filesystem
 from tzfs.kv import RocksStore
@@ -149,6 +150,52 @@ def shelf(tmp_path: Path) -> Store:
     raise AssertionError("the file is in no table")
 
 
+def spoil(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "harm", "words"),
+    [
+        ("MANIFEST-*", spoil, "/MANIFEST-{} is damaged, .* backup"),
+        ("MANIFEST-*", lambda path: os.truncate(path, 0), "/MANIFEST-{} is damaged, .* backup"),
+        ("MANIFEST-*", Path.unlink, "/MANIFEST-{} is missing, .* backup"),
+        ("CURRENT", spoil, "/CURRENT is damaged: .*`echo MANIFEST-{} > .*/CURRENT`"),
+        ("CURRENT", cut, "/CURRENT is damaged: .*`echo MANIFEST-{} > .*/CURRENT`"),
+        ("CURRENT", Path.unlink, "/CURRENT is damaged: .*`echo MANIFEST-{} > .*/CURRENT`"),
+        ("*.sst", cut, r"\.sst has [0-9]+ bytes where [0-9]+ were written: .* backup"),
+        ("*.sst", Path.unlink, r"\.sst is missing, .* backup"),
+    ],
+)
+def test_a_database_that_does_not_open_says_which_file_it_is_and_what_to_do(
+    shelf: Store,
+    capsys: pytest.CaptureFixture[str],
+    pattern: str,
+    harm: Callable[[Path], None],
+    words: str,
+) -> None:
+    database = shelf.database(shelf.get("lab"))
+    (manifest,) = database.glob("MANIFEST-*")
+    number = manifest.name.removeprefix("MANIFEST-")
+    harm(max(database.glob(pattern), key=lambda path: path.stat().st_size))
+    for command in ("info", "check", "scrub", "snapshots"):
+        assert cli.run(cli.tzfs, "tzfs", ["--store", str(shelf.path), command, "lab"]) == SYSTEM
+        told = capsys.readouterr()
+        assert re.search(f"{database}.*{words.format(number)}", told.err), told.err
+        assert told.err.count("\n") == 1
+        assert told.out == ""
+    if pattern == "CURRENT":
+        advised = told.err.partition("`")[2].partition("`")[0]
+        subprocess.run(["sh", "-c", advised], check=True)
+        assert cli.run(cli.tzfs, "tzfs", ["--store", str(shelf.path), "info", "lab"]) == 0
+
+
 def test_what_the_disk_lost_is_eio_and_the_rest_is_readable(shelf: Store) -> None:
     with connect(shelf, shelf.get("lab")) as session:
         fs = session.filesystem  # type: ignore[attr-defined]
@@ -176,6 +223,9 @@ def test_scrub_names_the_files_that_are_hit(shelf: Store) -> None:
     assert {"path": "/d/file7", "snapshot": 1, "what": "content"} in told["hits"]
     assert 0 < len(told["hits"]) <= 8
     assert told["damage"][0]["space"] == "file content"
+    table = re.search(r"/[^ ]*[.]sst", told["damage"][0]["error"])
+    assert table is not None
+    assert Path(table[0]).exists(), "not that of the copy, which is gone"
     result = runner.invoke(cli.tzfs, [*arguments, "--rate", "100M"])
     assert "hit: /d/file7 (live): content" in result.stdout
     assert not list(shelf.directory(shelf.get("lab")).glob("checkpoint-*"))

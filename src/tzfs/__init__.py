@@ -33,6 +33,7 @@ they are first used: `import tzfs` alone, as the command line does it, costs not
 # versions         head, past, change log: generic over keys
 # records, keys    the codec: values and the key table
 # kv               the engine's seam: RocksDB and memory
+# diagnosis        which file of a database is damaged
 # stand_in         a database on a disk that cannot be written
 # catalog, runtime, mountpoint, errors, failpoints, closing
 

@@ -20,6 +20,7 @@
     │   ├── StoreLocked        another process has the database open
     │   ├── StoreMissing       there is no database where one was expected
     │   ├── StoreCorrupt       the engine found bytes that fail their checksum        EIO
+    │   │   └── StoreUnreadable    a file without which it does not open: the text says what to do
     │   ├── StoreFull          the host's disk is full                                ENOSPC
     │   ├── NotFormatted       a database without a superblock
     │   └── NewerFormat        written by a later tzfs
@@ -179,6 +180,10 @@ class StoreMissing(StoreError):
 
 class StoreCorrupt(StoreError):
     errno = _errno.EIO
+
+
+class StoreUnreadable(StoreCorrupt):
+    pass
 
 
 class StoreFull(StoreError):

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import rocksdict
 
-from tzfs import damage, failpoints, stand_in, tuning, wal
-from tzfs.errors import StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreMissing
+from tzfs import damage, diagnosis, failpoints, stand_in, tuning, wal
+from tzfs.errors import StoreCorrupt, StoreError, StoreFull, StoreMissing, StoreUnreadable
 from tzfs.keys import DATA, SPACES
 
 if TYPE_CHECKING:
@@ -154,23 +154,13 @@ _MEMTABLES: Final = "rocksdb.cur-size-all-mem-tables"
 
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
-    """Turn the engine's bare exceptions into store errors, by the words that RocksDB begins them with."""
+    """Turn the engine's bare exceptions into store errors."""
     try:
         yield
     except StoreError:
         raise
     except Exception as error:
-        raise _store_error(str(error)) from error
-
-
-def _store_error(text: str) -> StoreError:
-    if "No space left" in text or "Disk quota exceeded" in text:
-        return StoreFull(text)
-    if "LOCK" in text and ("lock" in text or "Resource temporarily unavailable" in text):
-        return StoreLocked(text)
-    if "Corruption" in text:
-        return StoreCorrupt(text)
-    return StoreError(text)
+        raise diagnosis.store_error(str(error)) from error
 
 
 class RocksStore:
@@ -244,11 +234,17 @@ class RocksStore:
         """Open the database in directory `path`; `create` makes one where there is none.
 
         Raises `StoreMissing` (no database there), `StoreLocked` (a process, this one included, has it
-        open), `StoreCorrupt`, `StoreFull`, `StoreError`. A read-only store takes no lock.
+        open), `StoreUnreadable`, `StoreFull`, `StoreError`. A read-only store takes no lock.
         """
-        if not create and not (path / "CURRENT").exists():
-            raise StoreMissing(f"{path}: no database")
-        return cls(path, create=create, read_only=read_only)
+        try:
+            if not create and not (path / "CURRENT").exists():
+                raise StoreMissing(f"{path}: no database")
+            return cls(path, create=create, read_only=read_only)
+        except StoreError as error:
+            told = diagnosis.explain(path, str(error))
+            if told is None:
+                raise
+            raise StoreUnreadable(told) from error
 
     def reopen(self) -> None:
         """Open the database anew, after an error that the engine does not forgive by itself.
@@ -327,7 +323,7 @@ class RocksStore:
         try:
             value: bytes | None = self._families[key[0]].get(key)
         except Exception as error:
-            raise _store_error(f"{error} (key {key.hex()})") from error
+            raise diagnosis.store_error(f"{error} (key {key.hex()})") from error
         return value
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -337,7 +333,7 @@ class RocksStore:
         try:
             values = self._families[keys[0][0]].get(list(keys))
         except Exception as error:
-            raise _store_error(f"{error} (keys from {keys[0].hex()})") from error
+            raise diagnosis.store_error(f"{error} (keys from {keys[0].hex()})") from error
         return list(values or ())
 
     def scan(self, lower: bytes, upper: bytes, limit: int) -> list[tuple[bytes, bytes]]:
@@ -360,7 +356,7 @@ class RocksStore:
                 advance()
             iterator.status()
         except Exception as error:
-            raise _store_error(f"{error} (scan from {lower.hex()})") from error
+            raise diagnosis.store_error(f"{error} (scan from {lower.hex()})") from error
         return pairs
 
     @failpoints.point("write")
@@ -378,7 +374,7 @@ class RocksStore:
         try:
             self._database.write(rocks)
         except Exception as error:
-            self._failure, self._refused = _store_error(str(error)), batch
+            self._failure, self._refused = diagnosis.store_error(str(error)), batch
             if not self._is_rescued():
                 raise self._failure from error
             self.write(batch)
@@ -439,7 +435,7 @@ class RocksStore:
             try:
                 self._database.flush_wal(sync=True)
             except Exception as error:
-                self._failure = _store_error(str(error))
+                self._failure = diagnosis.store_error(str(error))
                 raise self._failure from error
 
     @failpoints.point("flush")

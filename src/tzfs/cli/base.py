@@ -109,6 +109,8 @@ def _message(error: Exception) -> str:
     if isinstance(error, OSError):
         return errors.describe_os_error(error)
     text = str(error) or type(error).__name__
+    if isinstance(error, errors.StoreUnreadable):
+        return text
     for kind, advice in _ADVICE:
         if isinstance(error, kind):
             return f"{text}: {advice}"

@@ -125,6 +125,9 @@ def scrub(state: State, name: str, rate: int | None, *, as_json: bool) -> None:
     finally:
         shutil.rmtree(copy, ignore_errors=True)
     lost = _tell_lost(store, row)
+    # The copy is gone; its tables are those of the database, under the same names.
+    database = str(store.database(row))
+    damage = [area._replace(error=area.error.replace(str(copy), database)) for area in damage]
     if as_json:
         found = [{"path": os.fsdecode(hit.path), "snapshot": hit.snapshot, "what": hit.what} for hit in hits]
         areas = [{"space": area.space, "first": area.first.hex(), "error": area.error} for area in damage]
