@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+import tzfs
 from support.mounting import Mounted
 from support.observe import Record, describe, record
 
@@ -177,6 +178,8 @@ def test_after_a_rollback_a_file_that_is_open_for_writing_goes_on_from_the_goal(
     try:
         os.write(appending, b"dirty")
         mounted.ok("rollback", mounted.name, "goal")
+        present = mounted.path / ".snapshots" / "latest" / "top" / "shrinks"
+        assert present.read_bytes() == b"beforebefodirty"
         assert os.fstat(appending).st_size == len(content)
         os.write(appending, b"appended")
         os.fsync(appending)
@@ -208,6 +211,8 @@ def test_a_file_that_a_rollback_takes_away_stays_what_it_is_for_who_has_it_open(
             assert not path.exists()
             expected = bytearray(b"a" * LENGTH)
             expected[page : page + 1], expected[65536:65541] = b"b", b"dirty"
+            present = mounted.path / ".snapshots" / "latest" / "late"
+            assert present.read_bytes() == expected
             assert (os.fstat(reading).st_nlink, os.fstat(reading).st_size) == (0, LENGTH)
             assert (shared[:], private[:]) == (expected[: 2 * page], expected[:page])
             assert os.pread(reading, LENGTH, 0) == expected
@@ -221,12 +226,26 @@ def test_a_file_that_a_rollback_takes_away_stays_what_it_is_for_who_has_it_open(
         assert os.pread(reading, LENGTH, 0) == expected
         os.ftruncate(writing, 70_000)
         assert os.pread(reading, LENGTH, 0) == expected[:70_000]
-        assert (mounted.path / ".snapshots" / "latest" / "late").stat().st_size == LENGTH
+        assert present.stat().st_size == LENGTH
     finally:
         os.close(reading)
         os.close(writing)
     mounted.unmount()
     assert mounted.ok("check", mounted.name).strip() == f"{mounted.name} is clean"
+
+
+def test_what_was_written_right_before_a_rollback_is_in_the_snapshot_of_the_present(mounted: Mounted) -> None:
+    """Although the kernel has sent but a part of it by then."""
+    content = os.urandom(8 << 20)
+    path = mounted.path / "file"
+    path.write_bytes(b"before")
+    mounted.snapshot("goal")
+    with tzfs.Store.open(mounted.store).open_filesystem(mounted.name) as fs, path.open("r+b", 0) as file:
+        assert fs.read_bytes("file") == b"before"
+        os.pwrite(file.fileno(), content, 0)
+        present = fs.rollback("goal")
+        assert os.pread(file.fileno(), 10, 0) == b"before"
+        assert present.read_bytes("file") == content
 
 
 def test_a_file_that_comes_back_is_for_who_has_it_open_what_it_was_then(mounted: Mounted) -> None:
