@@ -203,6 +203,29 @@ async def test_a_file_opened_for_writing_only_can_be_read_for_the_page_cache(mou
     assert info.keep_cache
 
 
+@pytest.mark.parametrize("made", [True, False], ids=["create", "open"])
+async def test_pages_read_beside_direct_writes_are_not_kept_over_an_open(mount: Mount, made: bool) -> None:
+    flags = os.O_RDWR | os.O_DIRECT
+    if made:
+        direct, entry = await mount.ops.create(ROOT, b"f", 0o644, flags, CTX)
+        number = entry.st_ino
+    else:
+        number = await mount.create(b"f")
+        assert (await mount.ops.open(number, os.O_RDONLY | os.O_DIRECT, CTX)).keep_cache
+        direct = await mount.ops.open(number, flags, CTX)
+    assert [(await mount.ops.open(number, os.O_RDONLY, CTX)).keep_cache for _ in range(2)] == [False, False]
+    assert (await mount.ops.open(await mount.create(b"g"), os.O_RDONLY, CTX)).keep_cache
+    await mount.ops.release(direct.fh)
+    assert [(await mount.ops.open(number, os.O_RDONLY, CTX)).keep_cache for _ in range(2)] == [False, True]
+
+
+async def test_with_an_inode_goes_what_was_noted_of_direct_writes(mount: Mount) -> None:
+    direct, entry = await mount.ops.create(ROOT, b"f", 0o644, os.O_WRONLY | os.O_DIRECT, CTX)
+    await mount.ops.release(direct.fh)
+    await mount.ops.forget([(entry.st_ino, 1)])
+    assert (await mount.ops.open(entry.st_ino, os.O_RDONLY, CTX)).keep_cache
+
+
 async def test_the_writer_in_the_change_log_is_who_opened_the_file(
     mount: Mount, monkeypatch: pytest.MonkeyPatch
 ) -> None:

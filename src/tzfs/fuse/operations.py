@@ -6,8 +6,8 @@ and the bookkeeping of its answer, so handlers need no locks; those that await a
 it before or instead of their core call.
 
 What the kernel is told to keep: names, missing names and attributes for a day, and file contents over close
-and open (keep_cache), because the live tree changes only by requests. Names under `.snapshots` come and go
-by commands too, so it must ask for them every time.
+and open (keep_cache), because the live tree changes only by requests; but see `Handles.has_reliable_pages`.
+Names under `.snapshots` come and go by commands too, so it must ask for them every time.
 
 Closing a file needs no handler: `flush` is answered with ENOSYS once and then never sent. With the writeback
 cache close(2) has written the dirty pages before, without it each write(2) has, and every write is in the
@@ -165,6 +165,7 @@ class Operations(pyfuse3.Operations):
                 self._views.forget(view_of(st_ino), lookups)
             elif self._known.subtract(st_ino, lookups):
                 self.losses.forget(st_ino)
+                self._handles.forget(st_ino)
                 gone.append(st_ino)
         if gone and not self._fs.read_only:
             self._fs.release(gone)
@@ -222,6 +223,8 @@ class Operations(pyfuse3.Operations):
         caller = self._caller(ctx)
         inode = self._fs.mknod(parent_inode, name, stat.S_IFREG | stat.S_IMODE(mode), 0, caller)
         fh = self._handles.open(inode.number, LIVE, None, caller, writable=True)
+        if flags & os.O_DIRECT:
+            self._handles.note_direct(fh)
         return FileInfo(fh=fh), self._entry(inode)
 
     @request
@@ -298,7 +301,11 @@ class Operations(pyfuse3.Operations):
         if flags & os.O_TRUNC:
             self._fs.truncate_on_open(number, caller)
         writable = flags & os.O_ACCMODE != os.O_RDONLY
-        return FileInfo(fh=self._handles.open(number, view_of(inode), at, caller, writable=writable))
+        fh = self._handles.open(number, view_of(inode), at, caller, writable=writable)
+        kept = inode > INODE_MAX or self._handles.has_reliable_pages(number)
+        if writable and flags & os.O_DIRECT:
+            self._handles.note_direct(fh)
+        return FileInfo(fh=fh, keep_cache=kept)
 
     @request
     async def read(self, fh: int, off: int, size: int) -> bytes:
