@@ -7,6 +7,7 @@ TZFS_TEST_SEED=7 pytest tests/test_failpoints.py.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,10 +21,12 @@ import tzfs
 from support import scenarios
 from support.dump import tree
 from tzfs import failpoints
+from tzfs.catalog import Catalog
 from tzfs.check import check
 from tzfs.errors import StoreError
-from tzfs.filesystem import Filesystem
-from tzfs.kv import MemoryStore
+from tzfs.kv import MemoryStore, RocksStore
+from tzfs.volume import Transaction
+from tzfs.wal import Logs
 
 SOURCES = Path(tzfs.__file__).parents[1]
 TESTS = Path(__file__).parent
@@ -62,6 +65,7 @@ def crash_everywhere(place: Path, kind: str) -> dict[str, dict[str, object]]:
 def test_after_a_crash_at_any_point_an_operation_is_done_or_not_begun(place: Path) -> None:
     results = crash_everywhere(place, "filesystem")
     assert results.keys() == scenarios.OPERATIONS.keys()
+    assert passed(results) == OF_A_FILESYSTEM
     for result in results.values():
         assert result["wrong"] == []
         assert result["crashes"]
@@ -69,13 +73,45 @@ def test_after_a_crash_at_any_point_an_operation_is_done_or_not_begun(place: Pat
 
 def test_after_a_crash_at_any_point_a_store_has_the_filesystem_or_not(place: Path) -> None:
     results = crash_everywhere(place, "store")
-    assert len(results) == 8
+    assert len(results) == 9
+    assert passed(results) >= OF_A_STORE
     for result in results.values():
         assert result["wrong"] == []
         assert result["crashes"]
 
 
-_ENGINES_OWN = {"flush", "compact", "checkpoint", "sync"}
+def test_after_an_error_at_any_point_an_operation_is_done_or_not_begun(place: Path) -> None:
+    results = crash_everywhere(place, "refusals")
+    assert results.keys() == scenarios.OPERATIONS.keys()
+    for result in results.values():
+        assert result["wrong"] == []
+        assert result["errors"]
+
+
+OF_A_FILESYSTEM = {
+    "build_tables", "checkpoint", "commit", "compact", "flush", "make_way", "reclaim_slice", "rollback_step",
+    "seal", "snapshot_delete", "sync", "take_tables", "write",
+}  # fmt: skip
+OF_A_STORE = {"catalog_insert", "catalog_recover", "catalog_remove", "catalog_update", "close_gaps"}
+ELSEWHERE = {"append_damage", "handler.{name}", "task.{name}"}
+"""Tested in tests/test_wal.py and tests/mount/test_bugs.py."""
+
+
+def passed(results: dict[str, dict[str, object]]) -> set[str]:
+    """Return the points at which the operations crashed."""
+    points = {point for result in results.values() for point in result["points"]}  # type: ignore[attr-defined]
+    return {point.rpartition(".")[0] for point in points}
+
+
+def test_every_point_in_the_sources_is_one_that_a_test_crashes_at() -> None:
+    found = re.findall(
+        r'failpoints\.point\(f?"(.*?)"\)',
+        "".join(path.read_text() for path in Path(tzfs.__file__).parent.rglob("*.py")),
+    )
+    assert set(found) == OF_A_FILESYSTEM | OF_A_STORE | ELSEWHERE
+
+
+_ENGINES_OWN = {"make-way", "flush", "compact", "checkpoint", "sync"}
 _SEVERAL = {"rollback", "snapshot-delete"}
 """Of several transactions: what of them was done before the refusal stays done."""
 
@@ -123,7 +159,8 @@ def test_points_do_not_exist_unless_the_environment_asks_for_them() -> None:
         pass
 
     assert failpoints.point("name")(function) is function
-    assert not hasattr(Filesystem.write, "__wrapped__")
+    for decorated in (RocksStore.write, RocksStore.sync, Transaction.commit, Catalog.insert, Logs.close_gaps):
+        assert not hasattr(decorated, "__wrapped__")
 
 
 def test_the_variable_is_a_list_of_points_and_actions() -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import shutil
+import signal
 import struct
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +19,7 @@ import pytest
 from click.testing import CliRunner
 
 from support.scenarios import new
-from tzfs import cli, damage, kv, stand_in, wal
+from tzfs import cli, damage, failpoints, kv, stand_in, wal
 from tzfs.cli.base import REFUSED
 from tzfs.errors import StoreError
 from tzfs.kv import RocksStore
@@ -137,6 +141,24 @@ def test_behind_a_hole_between_two_logs_nothing_comes_back(
     for _ in range(2):
         with contextlib.closing(RocksStore.open(crashed)) as store:
             assert written(store) == list(range(kept))
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("point", ["close_gaps", "append_damage"])
+def test_a_crash_while_a_hole_is_closed_leaves_it_to_the_next_opening(
+    crashed: Path, point: str, when: str
+) -> None:
+    two_logs(crashed, 8, 50)
+    script = "import sys, pathlib; from tzfs.kv import RocksStore; RocksStore.open(pathlib.Path(sys.argv[1]))"
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", script, crashed],
+            env={**os.environ, failpoints.VARIABLE: f"{point}.{when}=crash"},
+            check=False,
+        )
+        assert done.returncode == -signal.SIGKILL
+    with contextlib.closing(RocksStore.open(crashed)) as store:
+        assert written(store) == list(range(8))
 
 
 def test_logs_without_a_hole_are_replayed_whole(crashed: Path) -> None:

@@ -314,6 +314,7 @@ class Catalog:
             f"`tzfs recover {row.id} NAME` gives that filesystem a name again"
         )
 
+    @failpoints.point("catalog_recover")
     def recover(self, row: FilesystemRow, *, is_known: Callable[[str], bool]) -> None:
         """Add a row in place of a damaged one with its id, or with an id that is not known. `NameTaken`."""
         try:

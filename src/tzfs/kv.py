@@ -395,6 +395,7 @@ class RocksStore:
                 writer.finish()
         return tables
 
+    @failpoints.point("make_way")
     def make_way(self) -> None:
         """See `TableStore.make_way`."""
         with self._attached, _translated():

@@ -23,6 +23,7 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tzfs import failpoints
 from tzfs.closing import Closing
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Logs(Closing):
         for file in self._files:
             file.close()
 
+    @failpoints.point("close_gaps")
     def close_gaps(self) -> bool:
         """Let the engine's recovery stop where a batch is missing; tell whether one is.
 
@@ -116,6 +118,7 @@ def _mapped(descriptor: int) -> mmap.mmap | memoryview:
     return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
 
 
+@failpoints.point("append_damage")
 def _append_damage(descriptor: int) -> None:
     """Put a record whose checksum is wrong at the end of a log, at the start of a block: never overlooked."""
     end = -(-os.fstat(descriptor).st_size // BLOCK_BYTES) * BLOCK_BYTES

@@ -27,6 +27,7 @@ from support.dump import history, tree
 from tzfs import failpoints
 from tzfs import history as history_module
 from tzfs.check import check
+from tzfs.errors import StoreError
 from tzfs.filesystem import Filesystem
 from tzfs.fork import fork
 from tzfs.kv import RocksStore
@@ -145,7 +146,42 @@ class Filesystems:
             crashes += status == -signal.SIGKILL
             status, found = in_child(partial(look, copy))
             wrong += [f"{point}:{nth}: {text}" for text in self.judge(found, before, after)]
-        return {"operation": name, "seed": self.seed, "crashes": crashes, "wrong": wrong}
+        return {
+            "operation": name, "seed": self.seed, "points": sorted(passed), "crashes": crashes, "wrong": wrong
+        }  # fmt: skip
+
+    def refuse(self, name: str) -> dict[str, Any]:
+        """Let one operation fail before each point, as when the disk fails there."""
+        rng = random.Random(self.seed)
+        before = in_child(lambda: look(self._copy()))[1]
+        copy = self._copy()
+        _, passed = in_child(partial(self.operate, copy, name, ""))
+        after = in_child(partial(look, copy))[1]
+        errors, wrong = 0, []
+        for point, nth in drawn(passed, rng):
+            if not point.endswith(".before"):
+                continue
+            copy = self._copy()
+            status, is_refused = in_child(partial(self._is_refused, copy, name, f"{point}=error:{nth}"))
+            errors += bool(is_refused)
+            found = None if status else in_child(partial(look, copy))[1]
+            wrong += [f"{point}:{nth}: {text}" for text in self.judge(found, before, after)]
+        return {"operation": name, "seed": self.seed, "errors": errors, "wrong": wrong}
+
+    def _is_refused(self, path: Path, name: str, arming: str) -> bool:
+        """Run one operation; tell whether it failed, after which the database is closed in good order."""
+        engine = RocksStore.open(path)
+        fs = Filesystem(engine)
+        history_module.KEYS_A_STEP = 16  # type: ignore[misc]
+        failpoints.arm(arming)
+        try:
+            self.operations[name](fs)
+        except StoreError:
+            return True
+        finally:
+            failpoints.arm("")
+            engine.close()
+        return False
 
     def judge(self, found: Look | None, before: Look, after: Look) -> Iterator[str]:
         """Yield what is wrong after a crash."""
@@ -182,16 +218,23 @@ class Stores:
             "undelete": lambda store: store.undelete("old"),
             "fork": lambda store: fork(store, "lab", None, "new"),
             "fork-of-a-snapshot": lambda store: fork(store, "lab", "one", "new"),
+            "recover": self._recover,
         }
 
     def _prepare(self) -> None:
         store = Store.open(self.origin, create=True)
-        for name in ("lab", "old"):
+        for name in ("lab", "old", "lost"):
             row = store.create(name)
             engine = RocksStore.open(store.database(row))
             scenarios.fill(Filesystem(engine))
             engine.close()
         store.delete("old")
+        store.catalog.remove(store.get("lost").id)
+
+    @staticmethod
+    def _recover(store: Store) -> None:
+        (lost,) = store.unknown()
+        store.recover(lost, "found")
 
     def _copy(self) -> Path:
         copy = self.directory / "copy"
@@ -225,16 +268,19 @@ class Stores:
                 wrong.append(f"{point}:{nth}: {found and found[0]}")
             elif found[1:] not in (before[1:], after[1:]):
                 wrong.append(f"{point}:{nth}: neither before nor after: {found[1]}")
-        return {"operation": name, "seed": self.seed, "crashes": crashes, "wrong": wrong}
+        return {
+            "operation": name, "seed": self.seed, "points": sorted(passed), "crashes": crashes, "wrong": wrong
+        }  # fmt: skip
 
 
 def main() -> None:
     """Run the operations named, or all."""
     directory, kind, *names = sys.argv[1:]
     seed = int(os.environ.get("TZFS_TEST_SEED", "1"))
-    runner = (Filesystems if kind == "filesystem" else Stores)(Path(directory), seed)
+    runner = (Stores if kind == "store" else Filesystems)(Path(directory), seed)
+    do = runner.refuse if kind == "refusals" and isinstance(runner, Filesystems) else runner.run
     for name in names or runner.operations:
-        print(json.dumps(runner.run(name)), flush=True)  # noqa: T201 (its output)
+        print(json.dumps(do(name)), flush=True)  # noqa: T201 (its output)
 
 
 if __name__ == "__main__":

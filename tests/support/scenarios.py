@@ -152,5 +152,6 @@ OPERATIONS: dict[str, Callable[[Filesystem], Any]] = {
     "flush": lambda fs: fs.store.flush(),  # type: ignore[attr-defined]
     "compact": lambda fs: fs.store.compact(),  # type: ignore[attr-defined]
     "checkpoint": _checkpoint,
+    "make-way": lambda fs: fs.store.make_way(),  # type: ignore[attr-defined]
 }
 """By name: one operation of each class. Most are one transaction; rollback and reclaim are several."""
