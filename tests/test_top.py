@@ -2,10 +2,13 @@
 
 import json
 import os
+import signal
+import subprocess
+from pathlib import Path
 
 import pytest
 
-from support.mounting import Mounted
+from support.mounting import TZFS, Mounted
 from tzfs import top
 from tzfs.errors import UnknownFilesystem
 from tzfs.fuse.counters import Counters
@@ -31,6 +34,20 @@ def test_percentiles_are_right_to_a_factor_of_two() -> None:
 def test_nothing_counted_has_no_percentile() -> None:
     assert top.percentile(counts_of(), 50) is None
     assert top.summary(counts_of())["count"] == 0
+
+
+def test_control_c_is_how_top_ends(tmp_path: Path) -> None:
+    Store.open(tmp_path / "store", create=True)
+    command = [*TZFS, "--store", str(tmp_path / "store"), "top", "--interval", "0.1"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "nothing is mounted\n"
+        running.send_signal(signal.SIGINT)
+        _, complaint = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert (running.returncode, complaint) == (0, "")
 
 
 @pytest.mark.mount

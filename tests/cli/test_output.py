@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tzfs.cli import output
+from tzfs.cli import looking, output
 from tzfs.cli.params import parse_duration, parse_size
 
 
@@ -88,3 +88,34 @@ def test_a_size_is_shown_for_people(size: int, shown: str) -> None:
 def test_a_table_without_a_terminal_is_plain_and_one_line_a_row(capsys: pytest.CaptureFixture[str]) -> None:
     output.print_table(("NAME", "X"), [("a\nb", "1"), ("long name", "")])
     assert capsys.readouterr().out == "NAME       X\na\\nb       1\nlong name\n"
+
+
+def test_a_narrow_terminal_gets_lines_that_wrap_instead_of_columns_of_one_character(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    for columns, first in (("20", "NAME  PLACE"), ("100", "")):
+        monkeypatch.setenv("COLUMNS", columns)
+        output.print_table(("NAME", "PLACE"), [("a\nb", "/somewhere/far/away")])
+        shown = capsys.readouterr().out
+        assert shown.splitlines()[0].strip() == first
+        assert "/somewhere/far/away" in shown
+        assert r"a\nb" in shown
+
+
+@pytest.mark.parametrize("terminal", ["xterm", "dumb"])
+def test_what_top_shows_commands_no_terminal_and_fits_its_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: str
+) -> None:
+    lines = ["lab on /mnt\n\x1b[31mred \udcff " + "long" * 100, "  2 snapshots"]
+    looking._show(lines)
+    piped = capsys.readouterr().out
+    assert piped.startswith("lab on /mnt\\n\\x1b[31mred \\xff longlong")
+    assert len(piped.splitlines()) == 2
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setenv("TERM", terminal)
+    looking._show(lines)
+    shown = capsys.readouterr().out
+    assert (terminal == "xterm") == shown.startswith("\x1b[2J")
+    assert shown.removeprefix("\x1b[2J\x1b[1;1H") == "lab on /mnt\\n\\x1b[31\n  2 snapshots\n"

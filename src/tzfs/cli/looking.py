@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -87,15 +90,25 @@ def top(state: State, name: str | None, interval: float, count: int | None, *, a
         return
     before: list[dict[str, Any]] = tops.look(store, name)
     looks = 0
-    while count is None or looks < count:
-        time.sleep(interval)
-        now = tops.look(store, name)
-        if sys.stdout.isatty():
+    # Ctrl-C is the way to end this, and nothing that failed.
+    with contextlib.suppress(KeyboardInterrupt):
+        while count is None or looks < count:
+            time.sleep(interval)
+            now = tops.look(store, name)
+            _show(tops.lines(before, now))
+            before = now
+            looks += 1
+
+
+def _show(lines: Iterable[str]) -> None:
+    """Print one look: a terminal is cleared before, and a line that is too long for it is cut."""
+    width = None
+    if sys.stdout.isatty():
+        width = output.terminal_width()
+        if os.environ.get("TERM", "dumb") != "dumb":
             click.clear()
-        for line in tops.lines(before, now):
-            click.echo(line)
-        before = now
-        looks += 1
+    for line in lines:
+        click.echo(output.escape(line)[:width])
 
 
 COMMANDS: Final = (report, top)

@@ -7,6 +7,7 @@ command the terminal. Everything that is not ours goes through `escape`; JSON es
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -15,6 +16,7 @@ from typing import Any, Final
 import click
 
 _UNITS: Final = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+_TABLE_WIDTH_MIN: Final = 60
 
 
 def escape(text: str) -> str:
@@ -51,15 +53,23 @@ def moment(time_ns: int | None) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under column heads: with rich on a terminal, else padded with spaces for awk and cut."""
+    """Print rows under column heads: with rich on a terminal, else padded with spaces for awk and cut.
+
+    On a narrow terminal as well: columns of three characters are harder to read than lines that wrap.
+    """
     cells = [[escape(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and terminal_width() >= _TABLE_WIDTH_MIN:
         _print_rich_table(columns, cells)
         return
     lines = [list(columns), *cells]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
     for line in lines:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def terminal_width() -> int:
+    """Return how many characters a line of the terminal has; 80 where nobody says."""
+    return shutil.get_terminal_size().columns
 
 
 def _print_rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
