@@ -425,6 +425,16 @@ def concerned(fs: Filesystem, arguments: Json) -> set[int]:
     return numbers
 
 
+def entry_of(fs: Filesystem, path: str, number: int) -> tuple[int, bytes] | None:
+    """Return the live entry at which a path ends, None unless it names inode `number`."""
+    try:
+        found = find(fs, path, None)
+    except FsError:
+        return None
+    is_it = found.at is None and found.inode is not None and found.inode.number == number
+    return (found.parent, found.name) if is_it else None
+
+
 class ContentChange(NamedTuple):
     """What a command will do to a regular file that is there, beside its mode and its owner.
 

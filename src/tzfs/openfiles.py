@@ -20,6 +20,8 @@ class OpenFiles:
         self._fs = fs
         self._release = release
         self._opened: Counter[int] = Counter()
+        self.paths: dict[int, str] = {}
+        """By which files were opened to be changed: one may have no other way to it that is known."""
 
     def run(self, command: str, arguments: files.Json) -> files.Outcome:
         """Run a command, see `run`, and note what it opens or closes."""
@@ -27,6 +29,8 @@ class OpenFiles:
         if command in {"file_find_file", "file_open_file"} and result.get("at") is None:
             self._opened[result["number"]] += 1
             self._fs.held[result["number"]] += 1
+            if command == "file_open_file":
+                self.paths[result["number"]] = arguments["path"]
         elif command == "file_close" and self._opened[arguments["number"]]:
             self._close(arguments["number"], 1)
         return result, changed
@@ -35,6 +39,7 @@ class OpenFiles:
         self._opened[number] -= times
         if not self._opened[number]:
             del self._opened[number]
+            self.paths.pop(number, None)
         self._fs.held[number] -= times
         if not self._fs.held[number]:
             del self._fs.held[number]

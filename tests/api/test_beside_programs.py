@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import stat
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from typing import Self
@@ -13,7 +15,7 @@ import pytest
 
 import tzfs
 from support import machine
-from support.mounting import Mounted
+from support.mounting import TZFS, Mounted
 
 pytestmark = pytest.mark.mount
 
@@ -159,6 +161,59 @@ def test_changes_that_are_not_of_the_content_leave_it_alone(mounted: Mounted, fs
             fs.rename("moved", "log")
     assert numbers(content(mounted, fs, "log"), "program") == list(range(program.count))
     assert stat.S_IMODE((mounted.path / "log").stat().st_mode) == stat.S_IMODE(fs.stat("log").st_mode)
+
+
+@pytest.mark.parametrize("way", ["open", "write_bytes", "truncate"])
+def test_a_file_that_lost_the_name_it_knows_is_changed_in_turn_by_the_name_that_is_left(
+    mounted: Mounted, fs: tzfs.Filesystem, way: str
+) -> None:
+    with appending(mounted, "log") as program, fs.open("log", "ab", buffering=0) as ours:
+        fs.link("log", "other")  # the name that it knows from now on
+        fs.remove("other")
+        for number in range(ROUNDS // 5):
+            if way == "open":
+                ours.write(line("api", number))
+            elif way == "write_bytes":
+                fs.write_bytes("log", line("api", number))
+            else:
+                fs.truncate("log", 0)
+            changed_at = program.count
+            program.wait_for(changed_at + 3)
+    seen = content(mounted, fs, "log")
+    found = numbers(seen, "program")
+    assert found == list(range(found[0], program.count))
+    assert found[0] <= (0 if way == "open" else changed_at + 1)
+    assert numbers(seen, "api") == {"open": list(range(ROUNDS // 5)), "write_bytes": [number]}.get(way, [])
+
+
+@pytest.mark.parametrize("options", [(), ("-o", "nowriteback")], ids=["writeback", "nowriteback"])
+def test_a_daemon_that_may_not_write_a_file_cuts_it_nevertheless(
+    make_mounted: Callable[..., Mounted], options: tuple[str, ...]
+) -> None:
+    if os.geteuid() == 0 and shutil.which("setpriv") is None:
+        pytest.skip("setpriv is missing: root cannot give up its right to write every file")
+    mounted = make_mounted()
+    mounted.unmount()
+    # A daemon of root without this right is let past the modes of files no more than another user's.
+    give_up = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
+    command = [*give_up, *TZFS, "mount", mounted.name, str(mounted.path), *options]
+    environment = {**os.environ, "TZFS_STORE": str(mounted.store)}
+    subprocess.run(command, env=environment, timeout=60, check=True)
+    ways: list[Callable[[tzfs.Filesystem, str], object]] = [
+        lambda fs, name: fs.write_bytes(name, b"y" * 10),
+        lambda fs, name: fs.truncate(name, 10),
+        lambda fs, name: fs.open(name, "wb").close(),
+    ]
+    with tzfs.Store.open(mounted.store).open_filesystem(mounted.name) as fs:
+        for number, way in enumerate(ways):
+            name, path = f"read-only-{number}", mounted.path / f"read-only-{number}"
+            fs.write_bytes(name, b"x" * 1000, mode=0o444)
+            with path.open("rb") as file:
+                assert len(file.read()) == 1000
+                way(fs, name)
+                assert os.fstat(file.fileno()).st_size == path.stat().st_size == fs.stat(name).st_size <= 10
+            assert path.read_bytes() == fs.read_bytes(name)
+            assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(fs.stat(name).st_mode) == 0o444
 
 
 @pytest.mark.parametrize("length", [0, 3, 2000])

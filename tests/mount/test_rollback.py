@@ -102,6 +102,29 @@ def descriptors(*paths: Path) -> Iterator[list[int]]:
             os.close(descriptor)
 
 
+@pytest.mark.parametrize("options", [(), ("-o", "nowriteback")], ids=["writeback", "nowriteback"])
+def test_a_file_that_lost_the_name_it_knew_has_its_old_content_under_the_other(
+    mounted: Mounted, options: tuple[str, ...]
+) -> None:
+    mounted.remount(*options)
+    names = [f"{number:04}" for number in range(3000)]  # more than one look takes
+    for name in names:
+        (mounted.path / name).touch()
+    log = mounted.path / "1500"
+    log.write_bytes(b"before")
+    (mounted.path / "other").hardlink_to(log)
+    (mounted.path / "other").unlink()
+    mounted.snapshot("before")
+    with log.open("ab") as file:
+        file.write(b" and after")
+    with log.open("rb") as reader:
+        assert reader.read() == b"before and after"
+        mounted.ok("rollback", mounted.name, "before")
+        reader.seek(0)
+        assert reader.read() == log.read_bytes() == b"before"
+        assert os.fstat(reader.fileno()).st_size == log.stat().st_size == 6
+
+
 @pytest.fixture
 def top(mounted: Mounted) -> Path:
     """Return a directory that is as at the snapshot `goal` no more, and that the kernel knows by heart."""

@@ -14,7 +14,8 @@ takes its turn among the programs' writes, in the place where the kernel orders 
 A new size is set in the same way, by truncate(2). What is written through a shared mapping takes no lock: it
 is safe from commands that change other pages.
 
-This fails for a file without a name, and for one that the daemon's user does not own. There the command runs
+This fails for a file to which no name is known to lead, and, unless the daemon is root's, for one that its
+user does not own. There the command runs
 at once, between the writing of what is dirty and the dropping of what is stale, and a program that writes the
 same file in this very moment may lose that.
 """
@@ -23,19 +24,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import stat
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 import trio
 
-from tzfs import files
-from tzfs.errors import NoEntry, Stale, TzfsError
+from tzfs import files, keys
+from tzfs.errors import CorruptRecord, FsError, NoEntry, Stale, TzfsError
 from tzfs.filesystem import Filesystem
 from tzfs.fuse.handles import Handles, LookupCounts
 from tzfs.fuse.resync import NOW, Resync, StaleCaches, collect, path_of, store, write_out
 from tzfs.history import Restored
 from tzfs.openfiles import OpenFiles
-from tzfs.records import NOBODY, AttributeChanges, Snapshot
+from tzfs.records import NOBODY, AttributeChanges, Inode, Snapshot, decode_entry
 
 _log = logging.getLogger("tzfs.fuse")
 
@@ -43,6 +45,10 @@ T = TypeVar("T")
 
 TRIES_MAX: Final = 100
 """How often a turn is asked for when the file's name changes under way."""
+
+
+SEARCH_PAGE: Final = 2000
+"""Names that are looked at between two requests: about a millisecond."""
 
 
 class Turn:
@@ -120,7 +126,36 @@ class Commands:
     async def announce(self, restored: Restored) -> None:
         """Tell the kernel what a rollback changed."""
         known = self._let_go(restored.inodes)
-        await self._tell(collect(self._fs, restored, known))
+        await self._tell(collect(self._fs, restored, known, await self._names_of_strays(known)))
+
+    async def _names_of_strays(self, numbers: list[int]) -> dict[int, tuple[int, bytes]]:
+        """Return an entry of each of these inodes that has a name and knows none: its other one went.
+
+        Nothing leads from such an inode to its names, so all names are looked at, some at a time. They may
+        change meanwhile: whoever uses what was found looks whether it is still there.
+        """
+        strays = {number for number in numbers if self._is_stray(number)}
+        found: dict[int, tuple[int, bytes]] = {}
+        lower, upper = keys.kind_range(keys.ENTRY)
+        while strays:
+            pairs = self._fs.versions.live.scan(lower, upper, SEARCH_PAGE)
+            for k, payload in pairs:
+                with contextlib.suppress(CorruptRecord):
+                    if (number := decode_entry(payload)) in strays:
+                        strays.remove(number)
+                        found[number] = keys.split_entry(k).parent, keys.split_entry(k).name
+            if len(pairs) < SEARCH_PAGE:
+                break
+            lower = pairs[-1][0] + b"\0"
+            await trio.lowlevel.checkpoint()
+        return found
+
+    def _is_stray(self, number: int) -> bool:
+        try:
+            inode = self._fs.getattr(number)
+        except FsError:
+            return False
+        return inode.parent == 0 and inode.nlink > 0 and inode.is_regular
 
     def open_files(self) -> OpenFiles:
         """Return the open files of a new session."""
@@ -133,7 +168,8 @@ class Commands:
             change = files.content_change(self._fs, command, arguments)
             if change is None or self._resync is None or not self._is_known(change.inode.number):
                 break
-            path = path_of(self._fs, change.inode)
+            asked = arguments.get("path") or opened.paths.get(change.inode.number)
+            path = path_of(self._fs, change.inode, asked)
             if path is None:
                 break
             turn = Turn(opened, command, arguments, change)
@@ -179,6 +215,8 @@ class Commands:
         resync = self._resync
         if resync is None or pid != resync.thread_id or not resync.expects(number, asked):
             return False
+        if asked.mode is not None:
+            return True  # it is for what the kernel believes, and no moment to do anything in
         turn = self._turn if self._turn is not None and self._turn.number == number else None
         if turn is not None and not turn.is_over:
             change = files.content_change(self._fs, turn.command, turn.arguments)
@@ -197,6 +235,13 @@ class Commands:
             changes = AttributeChanges(size=size, mtime_ns=mtime_ns or inode.mtime_ns)
             self._fs.setattr(number, changes, NOBODY if turn is None else turn.caller)
         return True
+
+    def shown(self, number: int) -> Inode:
+        """Return an inode as the answer to a setattr that `claims` took tells it."""
+        inode = self._fs.getattr(number)
+        if self._resync is not None and self._resync.unlocked == number:
+            inode = inode._replace(mode=inode.mode | stat.S_IWUSR)
+        return inode
 
     async def _run_at_once(self, opened: OpenFiles, command: str, arguments: files.Json) -> files.Json:
         """Run a command between what the kernel holds dirty and what it must forget."""

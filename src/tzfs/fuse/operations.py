@@ -188,7 +188,7 @@ class Operations(pyfuse3.Operations):
         if (kept := kept_times(asked)) is not None:
             return attributes(self._fs.settle_times(inode, *kept, self._caller(ctx)), LIVE)
         if await self.commands.claims(ctx.pid, inode, asked):
-            return attributes(self._fs.getattr(inode), LIVE)
+            return attributes(self.commands.shown(inode), LIVE)
         if asked.size is not None and asked.mtime_ns is None and not self._stamp:
             # The kernel, which keeps the times, sends them with every size but the one that a file has.
             now = self._fs.getattr(inode)

@@ -18,14 +18,17 @@ import contextlib
 import errno
 import logging
 import os
+import stat
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import pyfuse3
 
 from tzfs.errors import NoEntry
+from tzfs.files import entry_of
 from tzfs.filesystem import Filesystem
 from tzfs.history import Paths, Restored
 from tzfs.records import AttributeChanges, Inode
@@ -48,8 +51,17 @@ class StaleCaches(NamedTuple):
     content: bool
 
 
-def collect(fs: Filesystem, restored: Restored, known: Iterable[int], *, content: bool = True) -> StaleCaches:
+def collect(
+    fs: Filesystem,
+    restored: Restored,
+    known: Iterable[int],
+    names: Mapping[int, tuple[int, bytes]] = MappingProxyType({}),
+    *,
+    content: bool = True,
+) -> StaleCaches:
     """Return what the kernel must be told of; `known` are the restored inodes that it knows.
+
+    names: entries of inodes that do not know their own.
 
     content: drop all of them, and their names as well. Where only a few files changed that is too much: a
     shell in a directory whose name is dropped has lost its working directory. To be called where operations
@@ -64,17 +76,26 @@ def collect(fs: Filesystem, restored: Restored, known: Iterable[int], *, content
         except NoEntry:
             continue
         name = fs.directories.name_of(fs.versions.live, inode) if inode.parent else None
-        path = paths.of(inode)
-        if content and name is not None:
-            entries.add((inode.parent, name))
+        entry = names.get(number) if name is None else (inode.parent, name)
+        path = paths.of(inode) if entry is None else paths.join(*entry)
+        if content and entry is not None:
+            entries.add(entry)
         if inode.is_regular and path is not None:
             files.append((path, inode))
     return StaleCaches(sorted(entries), inodes, files, content)
 
 
-def path_of(fs: Filesystem, inode: Inode) -> bytes | None:
-    """Return a path of a live inode; None for one without a name."""
-    return Paths(fs.versions.live, fs.directories).of(inode)
+def path_of(fs: Filesystem, inode: Inode, asked: str | None) -> bytes | None:
+    """Return a path of a live inode, by the name that it knows or by the path that somebody `asked` for.
+
+    An inode knows one of its names. When that goes, the others still lead to it. None: no way is known.
+    """
+    paths = Paths(fs.versions.live, fs.directories)
+    path = paths.of(inode)
+    if path is None and asked is not None:
+        entry = entry_of(fs, asked, inode.number)
+        path = None if entry is None else paths.join(*entry)
+    return path
 
 
 def write_out(numbers: Iterable[int]) -> None:
@@ -112,6 +133,8 @@ class Resync:
         self._mountpoint = os.fsencode(mountpoint)
         self._step: tuple[int, AttributeChanges] | None = None
         self.thread_id = 0
+        self.unlocked = 0
+        """The inode that the kernel is to take for one that its owner may write, 0 for none."""
 
     def run(self, stale: StaleCaches) -> None:
         """Tell the kernel all of `stale`. Blocks: in a thread only."""
@@ -162,13 +185,35 @@ class Resync:
             step = step._replace(mtime_ns=time.time_ns())
         self._step = number, step
         if step.size is not None:
-            os.truncate(file, step.size)
+            try:
+                os.truncate(file, step.size)
+            except PermissionError:
+                self._truncate_unwritable(file, number, step)
         elif step.mode is not None:
             os.chmod(file, step.mode & 0o7777)  # noqa: PTH101 - not a path, a descriptor
         else:
             assert step.atime_ns is not None
             assert step.mtime_ns is not None
             os.utime(file, ns=(step.atime_ns, step.mtime_ns))
+
+    def _truncate_unwritable(self, file: str, number: int, step: AttributeChanges) -> None:
+        """Give another size to a file that its owner may not write: only root is let past its mode.
+
+        The owner may always change the mode, so a daemon of this user asks for that, and the kernel is told
+        that it was done; the file itself keeps the mode that it has.
+        """
+        assert step.size is not None
+        mode = stat.S_IMODE(os.stat(file).st_mode)  # noqa: PTH116 - not a path, a descriptor
+        if mode & stat.S_IWUSR:
+            raise PermissionError(errno.EPERM, "the file is of another user")
+        try:
+            self.unlocked, self._step = number, (number, AttributeChanges(mode=mode))
+            os.chmod(file, mode | stat.S_IWUSR)  # noqa: PTH101 - not a path, a descriptor
+            self._step = number, step
+            os.truncate(file, step.size)
+        finally:
+            self.unlocked, self._step = 0, (number, AttributeChanges(mode=mode))
+            os.chmod(file, mode)  # noqa: PTH101 - not a path, a descriptor
 
     def expects(self, number: int, asked: AttributeChanges) -> bool:
         """Tell whether a setattr of our thread is the step under way.
