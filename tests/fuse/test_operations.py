@@ -213,10 +213,10 @@ async def test_pages_read_beside_direct_writes_are_not_kept_over_an_open(mount: 
         number = await mount.create(b"f")
         assert (await mount.ops.open(number, os.O_RDONLY | os.O_DIRECT, CTX)).keep_cache
         direct = await mount.ops.open(number, flags, CTX)
-    assert [(await mount.ops.open(number, os.O_RDONLY, CTX)).keep_cache for _ in range(2)] == [False, False]
+    assert not (await mount.ops.open(number, os.O_RDONLY, CTX)).keep_cache
     assert (await mount.ops.open(await mount.create(b"g"), os.O_RDONLY, CTX)).keep_cache
     await mount.ops.release(direct.fh)
-    assert [(await mount.ops.open(number, os.O_RDONLY, CTX)).keep_cache for _ in range(2)] == [False, True]
+    assert [(await mount.ops.open(number, os.O_RDONLY, CTX)).keep_cache for _ in range(2)] == [False, False]
 
 
 async def test_with_an_inode_goes_what_was_noted_of_direct_writes(mount: Mount) -> None:

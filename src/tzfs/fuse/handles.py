@@ -88,7 +88,7 @@ class Handles:
     def __init__(self) -> None:
         self._handles: dict[int, Handle] = {}
         self._numbers = itertools.count(1)
-        self._direct: dict[int, set[int]] = {}
+        self._direct: set[int] = set()
 
     def open(self, number: int, view: int, at: int | None, caller: Caller, *, writable: bool = False) -> int:
         """Return the number of a new handle."""
@@ -96,28 +96,22 @@ class Handles:
         self._handles[fh] = Handle(number, view, at, caller, writable=writable)
         return fh
 
-    def note_direct(self, fh: int) -> None:
-        """Note that a handle writes past the kernel's pages (O_DIRECT)."""
-        self._direct.setdefault(self._handles[fh].number, set()).add(fh)
+    def note_direct(self, number: int) -> None:
+        """Note that an inode is written past the kernel's pages (O_DIRECT)."""
+        self._direct.add(number)
 
     def has_reliable_pages(self, number: int) -> bool:
         """Tell, at an open, whether the kernel's pages of an inode may be kept over it.
 
         An asynchronous write with O_DIRECT drops them before it begins and not when it ends (`fuse_direct_IO`
-        in fs/fuse/file.c): what was read meanwhile may be old. So none are kept while a file is open for such
-        writes, nor at the first open after.
+        in fs/fuse/file.c): what was read meanwhile may be old. So each open drops them, as long as the kernel
+        knows the inode. The first open after the last write would not do: who opens next may be faster.
         """
-        writers = self._direct.get(number)
-        if writers is None:
-            return True
-        self._direct[number] = {fh for fh in writers if fh in self._handles}
-        if not self._direct[number]:
-            del self._direct[number]
-        return False
+        return number not in self._direct
 
     def forget(self, number: int) -> None:
         """Forget what was noted of an inode that the kernel has forgotten with its pages."""
-        self._direct.pop(number, None)
+        self._direct.discard(number)
 
     def open_for_writing(self) -> set[int]:
         """Return the inodes of the handles that are open for writing. Safe in any thread."""

@@ -224,7 +224,7 @@ class Operations(pyfuse3.Operations):
         inode = self._fs.mknod(parent_inode, name, stat.S_IFREG | stat.S_IMODE(mode), 0, caller)
         fh = self._handles.open(inode.number, LIVE, None, caller, writable=True)
         if flags & os.O_DIRECT:
-            self._handles.note_direct(fh)
+            self._handles.note_direct(inode.number)
         return FileInfo(fh=fh), self._entry(inode)
 
     @request
@@ -302,9 +302,9 @@ class Operations(pyfuse3.Operations):
             self._fs.truncate_on_open(number, caller)
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         fh = self._handles.open(number, view_of(inode), at, caller, writable=writable)
-        kept = inode > INODE_MAX or self._handles.has_reliable_pages(number)
         if writable and flags & os.O_DIRECT:
-            self._handles.note_direct(fh)
+            self._handles.note_direct(number)
+        kept = inode > INODE_MAX or self._handles.has_reliable_pages(number)
         return FileInfo(fh=fh, keep_cache=kept)
 
     @request
