@@ -180,6 +180,22 @@ def test_a_purge_that_was_interrupted_goes_on_and_cannot_be_undeleted(shelf: Sto
     assert shelf.list() == []
 
 
+def test_a_sweep_in_the_midst_of_a_create_does_it_no_harm(
+    shelf: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    insert = shelf.catalog.insert
+
+    def insert_and_sweep(row: FilesystemRow) -> None:
+        shelf.sweep()
+        insert(row)
+        shelf.sweep()  # as any command of another process does
+
+    monkeypatch.setattr(shelf.catalog, "insert", insert_and_sweep)
+    row = shelf.create("lab")
+    assert not (shelf.directory(row) / stores.CREATING_NAME).exists()
+    assert names(shelf, row) == []
+
+
 def test_a_create_that_was_interrupted_is_swept_when_it_is_old(shelf: Store) -> None:
     leftover = shelf.path / "filesystems" / "0123456789abcdef"
     (leftover / "db").mkdir(parents=True)

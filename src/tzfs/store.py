@@ -184,7 +184,7 @@ class Store:
             _sync_directory(directory)
             _sync_directory(directory.parent)
             self.catalog.insert(row)
-            (directory / CREATING_NAME).unlink()
+            (directory / CREATING_NAME).unlink(missing_ok=True)  # a sweep may have been faster
         except BaseException:
             if self.catalog.get(row.id) is None:
                 shutil.rmtree(directory, ignore_errors=True)
