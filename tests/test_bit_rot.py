@@ -228,6 +228,7 @@ def test_scrub_names_the_files_that_are_hit(shelf: Store) -> None:
     assert Path(table[0]).exists(), "not that of the copy, which is gone"
     result = runner.invoke(cli.tzfs, [*arguments, "--rate", "100M"])
     assert "hit: /d/file7 (live): content" in result.stdout
+    assert "has lost 1 area: restore" in result.stderr
     assert not list(shelf.directory(shelf.get("lab")).glob("checkpoint-*"))
 
 
@@ -320,6 +321,37 @@ def test_a_mount_lists_a_damaged_file_by_its_name_and_its_lstat_is_eio(hurt: Sto
         assert "Input/output error" in done.stderr
     finally:
         mounted.unmount()
+        machine.remove_workspace(mounted.workspace)
+
+
+@pytest.mark.mount
+def test_a_scrub_of_a_mount_names_the_file_that_is_hit_and_the_mount_goes_on() -> None:
+    reason = machine.missing_fuse()
+    if reason is not None:
+        pytest.skip(reason)
+    mounted = Mounted(machine.make_workspace())
+    try:
+        mounted.ok("create", mounted.name)
+        mounted.mount()
+        for number in range(8):
+            (mounted.path / f"file{number}").write_bytes(content(number))
+        assert "all of it is sound" in mounted.ok("scrub", mounted.name)
+        needle = content(5)[5000:5100]
+        tables = mounted.store.glob("filesystems/*/db/*.sst")
+        (table,) = (path for path in tables if needle in path.read_bytes())
+        at = table.read_bytes().index(needle)
+        with table.open("r+b") as file:
+            file.seek(at)
+            file.write(bytes(4))
+        done = mounted.run("scrub", mounted.name, "--rate", "10M")
+        assert done.returncode == REFUSED
+        assert "hit: /file5 (live): content" in done.stdout
+        assert str(table) in done.stdout, "the table, not a copy of it"
+        (mounted.path / "new").write_bytes(content(9))
+        mounted.snapshot()
+        assert (mounted.path / "new").read_bytes() == content(9)
+        mounted.unmount()
+    finally:
         machine.remove_workspace(mounted.workspace)
 
 

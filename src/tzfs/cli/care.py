@@ -53,8 +53,8 @@ def check(state: State, name: str, *, is_repaired: bool, as_json: bool) -> None:
             click.echo(f"invariant {finding['invariant']}: {output.escape(finding['text'])}")
     if findings:
         raise Failure(
-            f"{row.full_name} is damaged, {len(findings)} findings: `tzfs check --repair` mends what it can; "
-            "docs/format.md explains the numbers",
+            f"{row.full_name} is damaged, {_count(len(findings), 'finding')}: "
+            "`tzfs check --repair` mends what it can; docs/format.md explains the numbers",
             REFUSED,
         )
     if lost:
@@ -140,14 +140,22 @@ def scrub(state: State, name: str, rate: int | None, *, as_json: bool) -> None:
             click.echo(f"hit: {output.escape(os.fsdecode(hit.path))} ({where}): {hit.what}")
     if damage:
         raise Failure(
-            f"{row.full_name}: the disk has lost {len(damage)} areas: restore what is hit from a backup; "
-            "reading it gives EIO",
+            f"{row.full_name}: the disk has lost {_count(len(damage), 'area')}: "
+            + (
+                "restore what is hit from a backup; reading it gives EIO"
+                if hits
+                else "no file of the tree or of a snapshot is hit"
+            ),
             REFUSED,
         )
     if lost:
         raise Failure(f"{row.full_name}: what is left is sound, but see above", REFUSED)
     if not as_json:
         click.echo(f"{row.full_name}: {output.size(read_bytes)} read, all of it is sound")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _scrub(engine: RocksStore, fs: Filesystem, rate: int | None, *, quiet: bool) -> tuple[int, list[Damage]]:
