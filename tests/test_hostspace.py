@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,49 @@ def test_a_write_that_was_told_to_have_failed_and_is_there_ends_writing(
     assert not engine.is_recoverable
     assert engine.get(b"hb") == b"2"
     engine._failure = None
+
+
+def test_a_disk_that_has_lost_writes_ends_writing_and_not_reading(
+    engine: RocksStore, space: HostSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tmp_path / "db", tmp_path / "earlier")
+    for number in range(5):
+        engine.write({b"hlost%d" % number: b"x"})
+    fail(engine)
+    detach = engine._detach
+
+    def detach_and_lose() -> None:
+        detach()
+        shutil.rmtree(tmp_path / "db")
+        shutil.copytree(tmp_path / "earlier", tmp_path / "db")
+
+    monkeypatch.setattr(engine, "_detach", detach_and_lose)
+    with assert_logs("opened anew"), assert_logs("cannot be opened", level=logging.ERROR):
+        space.look()
+    assert engine.is_failed
+    assert not engine.is_recoverable
+    assert "lost writes" in str(space.describe()["failure"])
+    with pytest.raises(StoreError, match="lost writes"):
+        engine.write({b"hd": b"4"})
+    assert engine.get(b"hb") == b"2"
+    engine._failure = None
+
+
+def test_between_two_openings_anew_the_disk_gets_some_time(
+    engine: RocksStore, space: HostSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail(engine)
+    with assert_logs("opened anew"):
+        space.look()
+    monkeypatch.setattr(hostspace, "RECOVER_AFTER_S", 3600)
+    fail(engine)
+    space.look()
+    assert engine.is_failed
+    assert space.describe()["reopened"] == 1
+    monkeypatch.setattr(hostspace, "RECOVER_AFTER_S", 0)
+    with assert_logs("opened anew"):
+        space.look()
+    assert space.describe()["failure"] is None
 
 
 def test_a_damaged_table_met_by_a_compaction_ends_compaction_and_not_writing(tmp_path: Path) -> None:
