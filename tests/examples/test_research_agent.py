@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import pty
 import shutil
 import signal
 import socket
@@ -126,6 +127,42 @@ def test_the_dashboard_shows_what_happens_in_any_width(tmp_path: Path) -> None:
         assert "[bold]" in out.getvalue()
     assert "0/∞ done" in dashboard.line(runner.progress)
     runner.manifest.close()
+
+
+def test_on_a_terminal_the_dashboard_is_live_and_control_c_ends_it(tmp_path: Path) -> None:
+    # A process without a terminal gets the first one that it opens (tty(4)), and so its Ctrl-C.
+    take = "import os, sys; os.open(sys.argv[1], os.O_RDWR); os.execv(sys.executable, sys.argv[2:])"
+    command = [
+        sys.executable, "-m", "examples.research_agent", "run", "--continuous", "--concurrency", "2",
+        "--backend", "api", "--workdir", str(tmp_path / "run"),
+    ]  # fmt: skip
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
+    running = subprocess.Popen(
+        [sys.executable, "-c", take, os.ttyname(theirs), *command],
+        cwd=ROOT, env=environment, stdin=theirs, stdout=theirs, stderr=theirs,
+        start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    try:
+        # EIO is the end: nobody has the other side open.
+        with contextlib.suppress(OSError):
+            while found := os.read(ours, 65536):
+                is_first = "∞".encode() not in shown
+                shown += found
+                if is_first and "∞".encode() in shown:
+                    os.write(ours, b"\x03")
+        assert running.wait(60) == 0
+    finally:
+        running.kill()
+        running.wait()
+        os.close(ours)
+    text = shown.decode()
+    assert text.count("research agents: ") > 1
+    assert "stopping: activities under way end first" in text
+    assert "files compared with what the generator says" in text
+    assert "Traceback" not in text
 
 
 @pytest.mark.mount
