@@ -111,7 +111,7 @@ def test_the_page_works_by_keyboard_in_both_themes_and_on_a_phone(browser: Any) 
     body.send_keys("t")
     assert {before, root.get_attribute("data-theme")} == {"light", "dark"}
     # A window of a headless browser has at least 500 pixels; a phone as it is emulated may have less.
-    for width in (768, 390):
+    for width in (768, 390, 320):
         screen = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": True}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         # The layout's width; `innerWidth` is what the emulated screen happens to be zoomed to.
