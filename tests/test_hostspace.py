@@ -162,6 +162,27 @@ def test_between_two_openings_anew_the_disk_gets_some_time(
     assert space.describe()["failure"] is None
 
 
+class Full(Failing):
+    """A database whose disk is full."""
+
+    def write(self, batch: object) -> None:
+        """Fail."""
+        raise Exception("IO error: No space left on device: While appending to file")  # noqa: TRY002
+
+
+def test_a_write_that_meets_a_full_disk_is_made_at_once_from_the_reserve(
+    engine: RocksStore, space: HostSpace, tmp_path: Path
+) -> None:
+    space.make_reserve()
+    engine._database = Full(engine._database)  # type: ignore[assignment]
+    with assert_logs("is full"):
+        engine.write({b"hc": b"3"})
+    assert engine.scan(b"h", b"i", 9) == [(b"ha", b"1"), (b"hb", b"2"), (b"hc", b"3")]
+    assert not engine.is_failed
+    assert space.is_full
+    assert not (tmp_path / hostspace.RESERVE_NAME).exists()
+
+
 def test_a_damaged_table_met_by_a_compaction_ends_compaction_and_not_writing(tmp_path: Path) -> None:
     path = tmp_path / "db"
     rng = random.Random(1)
