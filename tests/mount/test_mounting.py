@@ -222,6 +222,20 @@ def test_umount_cleans_a_stale_mount_point(box: Box) -> None:
     assert not os.path.ismount(box.a)
 
 
+def test_umount_by_name_shows_the_dead_mount_of_a_daemon_that_had_taken_its_announcement_back(
+    box: Box,
+) -> None:
+    """Killed between that and the unmounting: the name leads nowhere, and the directory fails."""
+    box.ok("mount", "lab", box.a)
+    directory = Path(str(box.info()["path"]))
+    box.end(signal.SIGKILL)
+    (directory / runtime.MOUNT_NAME).unlink()
+    told = box.refused(base.NOT_FOUND, "umount", "lab")
+    assert f"`tzfs umount {box.a}`" in told
+    box.ok("umount", box.a)
+    assert "nothing to do" in box.refused(base.NOT_FOUND, "umount", "lab")
+
+
 def test_a_mount_in_use_stays_and_lazy_unmounting_does_not_wait(box: Box) -> None:
     box.ok("mount", "lab", box.a)
     with (box.a / "open").open("w") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shlex
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -287,8 +288,24 @@ def _record_of(state: State, target: str) -> MountRecord:
     row = store.get(target)
     record = store.mounted_at(row)
     if record is None:
-        raise Failure(f"{row.full_name} is not mounted: nothing to do", NOT_FOUND)
+        raise Failure(f"{row.full_name} is not mounted: {_dead_mount_of(str(row.full_name))}", NOT_FOUND)
     return record
+
+
+def _dead_mount_of(name: str) -> str:
+    """Say what to do about a name that no daemon has announced: one killed while it ended leaves its mount.
+
+    It is not removed unasked, as it may be of another store: the mount table knows only the name.
+    """
+    from tzfs import mountpoint  # noqa: PLC0415
+
+    for entry in mountpoint.mount_table():
+        of_name = (mountpoint.KIND, mountpoint.SOURCE_PREFIX + name) == (entry.kind, entry.source)
+        if of_name and mountpoint.is_stale(Path(entry.mountpoint)):
+            return (
+                f"a dead daemon's mount is left, which `tzfs umount {shlex.quote(entry.mountpoint)}` removes"
+            )
+    return "nothing to do"
 
 
 @click.command()
