@@ -16,7 +16,8 @@ from support.logs import COLLECTOR  # noqa: E402
 from support.mounting import Mounted  # noqa: E402
 from tzfs.check import check  # noqa: E402
 from tzfs.filesystem import Filesystem  # noqa: E402
-from tzfs.kv import MemoryStore, RocksStore, Store  # noqa: E402
+from tzfs.kv import MemoryStore, Store  # noqa: E402
+from tzfs.rocks import RocksStore  # noqa: E402
 
 
 def pytest_report_header() -> str:

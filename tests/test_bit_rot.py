@@ -23,8 +23,8 @@ from tzfs.check import check
 from tzfs.cli.base import BUG, REFUSED, SYSTEM
 from tzfs.errors import CorruptRecord, FsError, StoreError, TzfsError
 from tzfs.filesystem import Filesystem
-from tzfs.kv import RocksStore
 from tzfs.records import AttributeChanges
+from tzfs.rocks import RocksStore
 from tzfs.session import connect
 from tzfs.store import Store
 

@@ -15,8 +15,9 @@ from tzfs.bulk import Bulk, Pending, Write
 from tzfs.check import check
 from tzfs.errors import NoSpace, StoreError
 from tzfs.filesystem import Filesystem
-from tzfs.kv import MemoryStore, RocksStore
+from tzfs.kv import MemoryStore
 from tzfs.records import AttributeChanges
+from tzfs.rocks import RocksStore
 from tzfs.versions import scan_all
 
 ROOT = Filesystem.ROOT

@@ -24,7 +24,8 @@ from tzfs import failpoints
 from tzfs.catalog import Catalog
 from tzfs.check import check
 from tzfs.errors import StoreError
-from tzfs.kv import MemoryStore, RocksStore
+from tzfs.kv import MemoryStore
+from tzfs.rocks import RocksStore
 from tzfs.volume import Transaction
 from tzfs.wal import Logs
 

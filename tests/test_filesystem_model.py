@@ -18,8 +18,8 @@ from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 from support.model import ROOT, WHITEOUT, Node, Refusals
 from support.model_machine import CHUNK, NAMES, SEGMENT, SIZE_MAX, UNKNOWN, ModelMachine, read_tree
 from tzfs import errors, history
-from tzfs.kv import RocksStore
 from tzfs.records import AttributeChanges, Caller
+from tzfs.rocks import RocksStore
 
 BAD_NAMES = [b"n" * 256, b"", b"..", b"x/y"]
 LABELS = [b"one", b"two", b"v1.0", b"4a", b"-", b"x" * 255]

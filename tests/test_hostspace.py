@@ -15,7 +15,7 @@ from support.logs import assert_logs
 from tzfs import hostspace
 from tzfs.errors import StoreCorrupt, StoreError
 from tzfs.hostspace import HostSpace
-from tzfs.kv import RocksStore
+from tzfs.rocks import RocksStore
 
 EIO = "IO error: While appending to file: 000012.log: Input/output error"
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from tzfs.errors import StoreCorrupt, StoreError, StoreLocked, StoreMissing
 from tzfs.keys import DATA, HEAD, LOG, META, PAST, SPACES
-from tzfs.kv import MemoryStore, RocksStore, Store
+from tzfs.kv import MemoryStore, Store
+from tzfs.rocks import RocksStore
 from tzfs.versions import Batch
 
 
@@ -227,7 +228,7 @@ def in_another_process() -> Iterator[Callable[[str, Path], subprocess.Popen[str]
 
     def start(lines: str, path: Path) -> subprocess.Popen[str]:
         program = (
-            "import os, sys; from pathlib import Path; from tzfs.kv import RocksStore\n"
+            "import os, sys; from pathlib import Path; from tzfs.rocks import RocksStore\n"
             f"store = RocksStore.open(Path({str(path)!r}), create=True)\n{lines}\n"
             "print('ready', flush=True); sys.stdin.read(); os._exit(0)\n"
         )
@@ -269,7 +270,7 @@ def test_what_was_written_survives_the_end_of_the_process_without_sync_or_close(
 def test_what_is_written_over_many_logs_survives_the_process_and_a_checkpoint(
     tmp_path: Path, in_another_process: Callable[[str, Path], subprocess.Popen[str]]
 ) -> None:
-    """Old logs are not written over: see `tzfs.kv` for why."""
+    """Old logs are not written over: see `tzfs.tuning` for why."""
     lines = (
         "for n in range(12):\n"
         "    store.write({b'ha': b'%d' % n, b'h%d' % n: bytes(5000)})\n"

@@ -24,8 +24,8 @@ from tzfs.errors import (
     WrongStatus,
 )
 from tzfs.filesystem import Filesystem
-from tzfs.kv import RocksStore
 from tzfs.records import NOBODY
+from tzfs.rocks import RocksStore
 from tzfs.runtime import MountRecord
 from tzfs.session import connect
 from tzfs.store import Store

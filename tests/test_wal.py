@@ -19,10 +19,10 @@ import pytest
 from click.testing import CliRunner
 
 from support.scenarios import new
-from tzfs import cli, damage, failpoints, kv, stand_in, wal
+from tzfs import cli, damage, failpoints, rocks, stand_in, wal
 from tzfs.cli.base import REFUSED
 from tzfs.errors import StoreError
-from tzfs.kv import RocksStore
+from tzfs.rocks import RocksStore
 from tzfs.session import connect
 from tzfs.store import Store
 
@@ -108,7 +108,7 @@ def test_a_flipped_bit_in_the_middle_is_damage_and_noted_once(crashed: Path) -> 
             found = written(store)
             assert found == list(range(len(found)))
             assert 10 < len(found) < WRITES
-        assert [note.text for note in damage.notes(crashed.parent)] == [kv.LOG_DAMAGED]
+        assert [note.text for note in damage.notes(crashed.parent)] == [rocks.LOG_DAMAGED]
 
 
 def two_logs(crashed: Path, first: int, second: int) -> None:
@@ -149,7 +149,9 @@ def test_a_crash_while_a_hole_is_closed_leaves_it_to_the_next_opening(
     crashed: Path, point: str, when: str
 ) -> None:
     two_logs(crashed, 8, 50)
-    script = "import sys, pathlib; from tzfs.kv import RocksStore; RocksStore.open(pathlib.Path(sys.argv[1]))"
+    script = (
+        "import sys, pathlib; from tzfs.rocks import RocksStore; RocksStore.open(pathlib.Path(sys.argv[1]))"
+    )
     for _ in range(2):
         done = subprocess.run(
             [sys.executable, "-c", script, crashed],
@@ -234,13 +236,13 @@ def test_what_was_lost_is_told_by_info_and_for_the_last_time_by_check(tmp_path: 
     for _ in range(2):
         status, told = run("info", "lab")
         assert status == 0
-        assert kv.LOG_DAMAGED in told
-    assert json.loads(run("info", "lab", "--json")[1])["damage"][0]["text"] == kv.LOG_DAMAGED
+        assert rocks.LOG_DAMAGED in told
+    assert json.loads(run("info", "lab", "--json")[1])["damage"][0]["text"] == rocks.LOG_DAMAGED
     status, told = run("check", "lab")
     assert status == REFUSED
-    assert kv.LOG_DAMAGED in told
+    assert rocks.LOG_DAMAGED in told
     assert run("check", "lab") == (0, "lab is clean\n")
-    assert kv.LOG_DAMAGED not in run("info", "lab")[1]
+    assert rocks.LOG_DAMAGED not in run("info", "lab")[1]
 
 
 def test_a_note_that_was_cut_short_still_counts(tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ they are first used: `import tzfs` alone, as the command line does it, costs not
 # volume           a store that holds a filesystem, and the transaction on it
 # versions         head, past, change log: generic over keys
 # records, keys    the codec: values and the key table
-# kv               the engine's seam: RocksDB and memory
+# rocks, recent    RocksDB, and the records of late in memory above it
+# kv               the engine's seam, and the engine in memory
 # diagnosis        which file of a database is damaged
 # stand_in         a database on a disk that cannot be written
 # catalog, runtime, mountpoint, errors, failpoints, closing

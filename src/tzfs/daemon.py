@@ -49,10 +49,10 @@ from tzfs.fuse.counters import COUNTERS
 from tzfs.fuse.operations import Operations
 from tzfs.fuse.resync import Resync
 from tzfs.hostspace import INTERVAL_S, HostSpace
-from tzfs.kv import RocksStore
 from tzfs.mountpoint import SOURCE_PREFIX, MountOptions
 from tzfs.openfiles import OpenFiles
 from tzfs.records import NOBODY
+from tzfs.rocks import RocksStore
 from tzfs.session import CHECKPOINT, CHECKPOINT_PREFIX
 from tzfs.store import Store, lock_unmounted
 from tzfs.syncer import Syncer

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tzfs.catalog import FilesystemRow
 from tzfs.filesystem import Filesystem
-from tzfs.kv import RocksStore
+from tzfs.rocks import RocksStore
 from tzfs.session import Session, connect
 from tzfs.store import Store
 

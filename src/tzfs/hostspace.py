@@ -22,7 +22,7 @@ import trio
 
 from tzfs.activity import Activity
 from tzfs.errors import NoSpace, StoreError
-from tzfs.kv import RocksStore
+from tzfs.rocks import RocksStore
 
 log = logging.getLogger(__name__)
 

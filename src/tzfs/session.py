@@ -19,8 +19,8 @@ from tzfs.closing import Closing
 from tzfs.control import Json
 from tzfs.errors import DaemonGone, StoreLocked, WrongStatus
 from tzfs.filesystem import Filesystem
-from tzfs.kv import RocksStore
 from tzfs.openfiles import OpenFiles
+from tzfs.rocks import RocksStore
 from tzfs.store import LOCK_WAIT_S, Store
 
 CHECKPOINT: Final = "checkpoint"

@@ -51,7 +51,7 @@ from tzfs.errors import (
     WrongStatus,
 )
 from tzfs.filesystem import Filesystem
-from tzfs.kv import RocksStore
+from tzfs.rocks import RocksStore
 
 log = logging.getLogger(__name__)
 

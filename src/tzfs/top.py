@@ -1,8 +1,9 @@
 """What mounted filesystems do: looks at their daemons' counters, and what lies between two looks.
 
 Of the caches: a lookup, getattr or read that is counted is one that the kernel's caches did not answer. What
-they did answer no daemon hears of, and nobody counts it for one filesystem. Of the engine's cache the size is
-told: its hits would be counted at the price of a look at the clock for each read.
+they did answer no daemon hears of, and nobody counts it for one filesystem. Of what a request then needs,
+the hits among the records kept above the engine (`tzfs.recent`) are counted. Of the engine's own cache the
+size is told: its hits would be counted at the price of a look at the clock for each read.
 """
 
 from __future__ import annotations
@@ -103,11 +104,14 @@ def _about(before: Json, now: Json) -> list[str]:
     moved = f"{_size(read / seconds)}/s read, {_size(written / seconds)}/s written"
     cache = now["engine_cache"]
     blocks = f"{_size(cache['blocks_bytes'])} of {_size(cache['blocks_bytes_max'])} blocks"
+    hits, misses = (cache[key] - before["engine_cache"][key] for key in ("hits", "misses"))
+    asked = hits + misses
+    known = f"{hits / asked:.0%} of {asked} records from memory" if asked else "no record asked for"
     held = f"{now['snapshots']} snapshots, {_size(usage['stored_bytes'])}{quota} stored"
     shown = [
         f"{now['name']} on {now['mountpoint']}  {total:.0f} requests/s, {moved}",
         f"  {held}, {usage['inodes']} inodes, reclaim backlog {now['reclaim_backlog']}",
-        f"  engine's cache: {blocks}, {_size(cache['unflushed_bytes'])} not yet in files",
+        f"  caches: {known}; engine: {blocks}, {_size(cache['unflushed_bytes'])} not yet in files",
     ]
     if rates:
         heads = "".join(f"{f'p{percent} us':>11}" for percent in PERCENTILES)

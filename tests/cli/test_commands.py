@@ -12,8 +12,8 @@ import pytest
 from tzfs import check, cli
 from tzfs.cli import base, lifecycle
 from tzfs.filesystem import Filesystem
-from tzfs.kv import RocksStore
 from tzfs.records import NOBODY
+from tzfs.rocks import RocksStore
 from tzfs.store import Store
 
 

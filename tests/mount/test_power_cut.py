@@ -28,7 +28,7 @@ from tzfs import damage
 from tzfs.check import check
 from tzfs.errors import TzfsError
 from tzfs.filesystem import Filesystem
-from tzfs.kv import RocksStore
+from tzfs.rocks import RocksStore
 from tzfs.store import Store
 
 pytestmark = pytest.mark.mount
@@ -180,7 +180,7 @@ def test_after_a_power_cut_a_store_has_all_that_a_command_promised(workspace: Pa
 
 @pytest.mark.parametrize(
     ("kind", "without"),
-    [("operations", "kv.RocksStore.sync"), ("commands", "store._sync_directory")],
+    [("operations", "rocks.RocksStore.sync"), ("commands", "store._sync_directory")],
 )
 def test_without_a_sync_the_power_cut_is_noticed(workspace: Path, kind: str, without: str) -> None:
     run = record(workspace, kind, without)

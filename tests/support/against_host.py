@@ -450,7 +450,9 @@ def _word(outcome: Outcome) -> str:
 
 def _may_do_nothing(operation: str, *arguments: object) -> bool:
     """Tell of a rename between two names of one file, and a default ACL taken from what is no directory."""
-    return operation == "rename" or (operation == "setxattr" and arguments[2] in _EMPTY_ACLS)
+    if operation == "setxattr":
+        return arguments[1] == acl.DEFAULT and arguments[2] in _EMPTY_ACLS
+    return operation == "rename" or (operation == "removexattr" and arguments[1] == acl.DEFAULT)
 
 
 def _is_set_gid_only(mode: int) -> bool:

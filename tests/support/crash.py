@@ -30,7 +30,7 @@ from tzfs.check import check
 from tzfs.errors import StoreError
 from tzfs.filesystem import Filesystem
 from tzfs.fork import fork
-from tzfs.kv import RocksStore
+from tzfs.rocks import RocksStore
 from tzfs.session import connect
 from tzfs.store import Store
 

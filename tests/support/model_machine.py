@@ -19,8 +19,9 @@ from support.model import ROOT, Frozen, Model, Node, Refusals, Tree
 from tzfs import errors, keys
 from tzfs.check import check
 from tzfs.filesystem import Filesystem
-from tzfs.kv import MemoryStore, RocksStore, Store
+from tzfs.kv import MemoryStore, Store
 from tzfs.records import Caller, Inode, Snapshot
+from tzfs.rocks import RocksStore
 
 CHUNK = 512
 SEGMENT = CHUNK * keys.SEGMENT_CHUNKS

@@ -29,8 +29,9 @@ from support.dump import history, tree
 from tzfs import tuning
 from tzfs.filesystem import Filesystem
 from tzfs.fork import fork
-from tzfs.kv import MemoryStore, RocksStore, Store
+from tzfs.kv import MemoryStore, Store
 from tzfs.records import AttributeChanges
+from tzfs.rocks import RocksStore
 from tzfs.session import connect
 from tzfs.store import Store as StoreDirectory
 from tzfs.store import _sync_directory

@@ -17,7 +17,7 @@ from tzfs.cli.params import SIZE
 if TYPE_CHECKING:
     from tzfs.catalog import FilesystemRow
     from tzfs.filesystem import Filesystem
-    from tzfs.kv import RocksStore
+    from tzfs.rocks import RocksStore
     from tzfs.scrub import Damage
     from tzfs.store import Store
 
@@ -106,7 +106,7 @@ def scrub(state: State, name: str, rate: int | None, *, as_json: bool) -> None:
     """
     from tzfs import scrub as scrubbing  # noqa: PLC0415
     from tzfs.filesystem import Filesystem  # noqa: PLC0415
-    from tzfs.kv import RocksStore  # noqa: PLC0415
+    from tzfs.rocks import RocksStore  # noqa: PLC0415
     from tzfs.session import connect  # noqa: PLC0415
 
     store = state.open_store()
