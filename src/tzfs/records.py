@@ -188,13 +188,16 @@ _FRESH: Final = 0x80
 
 HEAD_SIZE: Final = _HEAD.size
 """Bytes of a head before its payload."""
-HEAD_BIRTH: Final = slice(1, HEAD_SIZE)
-"""Where in a head its birth stands: two heads were born in one txn when these bytes are equal."""
 
 
 def head_header(birth: int, *, fresh: bool) -> bytes:
     """Return the first `HEAD_SIZE` bytes of a head or a past record; the payload follows."""
     return _HEAD.pack(VERSION | (_FRESH if fresh else 0), birth)
+
+
+def is_same_birth(head: bytes, other: bytes) -> bool:
+    """Tell whether two heads, or their headers, were born in one txn, without decoding them."""
+    return head[1:HEAD_SIZE] == other[1:HEAD_SIZE]
 
 
 def head_payload(value: bytes) -> bytes:

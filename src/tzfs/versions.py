@@ -31,7 +31,6 @@ from tzfs.errors import InputOutput
 from tzfs.records import (
     CHANGED,
     CREATED,
-    HEAD_BIRTH,
     HEAD_SIZE,
     REMOVED,
     Caller,
@@ -41,6 +40,7 @@ from tzfs.records import (
     encode_log,
     head_header,
     head_payload,
+    is_same_birth,
 )
 
 if TYPE_CHECKING:
@@ -363,7 +363,7 @@ class VersionedBatch(Batch):
             fresh = self._log_created(k)
             header = head_header(self.txn, fresh=True) if fresh else self._header
             self.staged[key] = header + payload
-        elif value[HEAD_BIRTH] == self._header[HEAD_BIRTH]:
+        elif is_same_birth(value, self._header):
             self.staged[key] = value[:HEAD_SIZE] + payload
         else:
             self._supersede(k, value)
@@ -377,7 +377,7 @@ class VersionedBatch(Batch):
         if value is None:
             return
         self.staged[key] = None
-        if value[HEAD_BIRTH] != self._header[HEAD_BIRTH]:
+        if not is_same_birth(value, self._header):
             self._supersede(k, value)
             self._log(k, REMOVED)
         elif decode_head(value).fresh:

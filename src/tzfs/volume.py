@@ -155,11 +155,13 @@ class Transaction(VersionedBatch):
         self.delete_raw(keys.dead_content(content))
         self._dead[content] = None
 
-    @failpoints.point("commit")
     def commit(self) -> None:
         """Write everything at once, or nothing: `NoSpace` beyond a limit, `StoreError` from the engine."""
-        if not self.staged:
-            return
+        if self.staged:
+            self._write()
+
+    @failpoints.point("commit")
+    def _write(self) -> None:
         before = self.volume.counters
         after = Counters(self.next_number, self.inodes, self.live_bytes, self.stored_bytes)
         if after != before:

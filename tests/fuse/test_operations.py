@@ -226,11 +226,9 @@ async def test_with_an_inode_goes_what_was_noted_of_direct_writes(mount: Mount) 
     assert (await mount.ops.open(entry.st_ino, os.O_RDONLY, CTX)).keep_cache
 
 
-async def test_the_writer_in_the_change_log_is_who_opened_the_file(
-    mount: Mount, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_writer_in_the_change_log_is_who_opened_the_file(mount: Mount) -> None:
     callers = []
-    monkeypatch.setattr(mount.fs, "write", lambda *args, stamp: callers.append(args[3]) or 1)
+    mount.replace(write=lambda *args, stamp: callers.append(args[3]) or 1)
     info, _ = await mount.ops.create(ROOT, b"f", 0o644, os.O_WRONLY, Context(uid=5, gid=6, pid=os.getpid()))
     await mount.ops.write(info.fh, 0, b"x")
     assert callers[0][:3] == (5, 6, os.getpid())
@@ -255,13 +253,11 @@ async def test_fsync_of_files_and_directories_waits_for_the_store(mount: Mount) 
     assert mount.calls == ["sync", "sync"]
 
 
-async def test_a_failing_store_is_an_errno_and_not_the_end(
-    mount: Mount, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_failing_store_is_an_errno_and_not_the_end(mount: Mount) -> None:
     def fail(*args: object, **kwargs: object) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(mount.fs, "lookup", fail)
+    mount.replace(lookup=fail)
     with assert_logs("lookup.*a bug", level=40), refused(errno.EIO):
         await mount.ops.lookup(ROOT, b"x", CTX)
 
@@ -337,8 +333,8 @@ async def test_forgetting_what_still_has_a_name_leaves_it(mount: Mount) -> None:
     assert (await mount.ops.lookup(ROOT, b"f", CTX)).st_ino == number
 
 
-async def test_forget_never_raises(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mount.fs, "release", lambda numbers: 1 / 0)
+async def test_forget_never_raises(mount: Mount) -> None:
+    mount.replace(release=lambda numbers: 1 / 0)
     with assert_logs("forget", level=40, count=2):
         await mount.ops.forget([(7, 1)])
 
@@ -385,8 +381,7 @@ async def test_a_directory_handle_keeps_no_names(mount: Mount, monkeypatch: pyte
     buffer = ReaddirBuffer(monkeypatch)
     buffer.room = 50
     asked = []
-    real = mount.fs.readdir
-    monkeypatch.setattr(mount.fs, "readdir", lambda *a, **k: asked.append(a[2]) or real(*a, **k))
+    mount.replace(readdir=lambda *a, **k: asked.append(a[2]) or mount.fs.readdir(*a, **k))
     await lines(mount, ROOT, buffer)
     assert sum(asked) < 1200
 

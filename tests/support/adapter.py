@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 
 import pyfuse3
 from pyfuse3 import FUSEError
@@ -17,6 +18,17 @@ from tzfs.kv import MemoryStore
 ROOT = pyfuse3.ROOT_INODE
 SNAPSHOTS = SNAPSHOTS_VIEW << VIEW_SHIFT | ROOT
 CTX = Context(uid=1000, gid=1000, pid=os.getpid())
+
+
+class Instead:
+    """A filesystem with other methods in the place of some of its own."""
+
+    def __init__(self, fs: Filesystem, **methods: Callable[..., object]) -> None:
+        self.__dict__.update(methods)
+        self._fs = fs
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._fs, name)
 
 
 class Mount:
@@ -34,6 +46,10 @@ class Mount:
             host_free=lambda: (4096000, 8192000),
             writeback=writeback,
         )
+
+    def replace(self, **methods: Callable[..., object]) -> None:
+        """Let the handlers call other methods than the filesystem's own."""
+        self.ops._fs = Instead(self.fs, **methods)
 
     async def _sync(self) -> None:
         self.calls.append("sync")
