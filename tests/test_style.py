@@ -146,8 +146,10 @@ def test_every_dependency_has_its_reason_and_every_reason_its_dependency() -> No
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     to_run = requirement_names(project["project"]["dependencies"])
     others = requirement_names(project["build-system"]["requires"])
-    for extra in project["project"]["optional-dependencies"].values():
-        others |= requirement_names(extra)
+    hooks = project["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"].values()
+    extras = project["project"]["optional-dependencies"].values()
+    for requirements in (*extras, *(hook["dependencies"] for hook in hooks)):
+        others |= requirement_names(requirements)
     page = (ROOT / "docs/dependencies.md").read_text(encoding="utf-8")
     run_part, develop_part = page.split("## To test and to develop")
     assert set(re.findall(r"^\| ([a-z0-9-]+) \|", run_part, re.MULTILINE)) - {"package"} == to_run
