@@ -37,7 +37,7 @@ SET_GID: Final = Difference(
     "fuse_setattr of the kernel takes the bit for a set-ID one only where the group may execute",
 )
 SAME_XATTR: Final = Difference(
-    "setting an attribute to the value that it has",
+    "setting an attribute to the value that it has, or an ACL that says no more than the mode",
     "nothing changes",
     "ctime is stamped",
     "fuse_setxattr of the kernel stamps it whenever we do not refuse",
