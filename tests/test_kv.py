@@ -63,13 +63,6 @@ def test_none_deletes_and_deleting_nothing_is_no_error(store: Store) -> None:
     assert everything(store) == {b"hb": b"2"}
 
 
-def test_get_many_keeps_the_order_of_its_keys_and_says_none_for_misses(store: Store) -> None:
-    store.write({b"ha": b"1", b"hc": b"3"})
-    assert store.get_many([b"hc", b"hb", b"ha", b"hc"]) == [b"3", None, b"1", b"3"]
-    assert store.get_many((b"ha",)) == [b"1"]
-    assert store.get_many([]) == []
-
-
 @pytest.mark.parametrize(
     ("lower", "upper", "limit", "expected"),
     [
@@ -116,7 +109,6 @@ def test_a_big_value_comes_back_whole(store: Store) -> None:
     value = bytes(range(256)) * 8192
     store.write({b"dbig": value})
     assert store.get(b"dbig") == value
-    assert store.get_many([b"dbig"]) == [value]
 
 
 def test_sync_can_be_called_at_any_time(store: Store) -> None:
@@ -143,7 +135,7 @@ def test_any_batches_leave_what_a_dictionary_would_hold(
     assert everything(store) == model
     for lower in probes:
         same_space = [probe for probe in probes if probe[0] == lower[0]]
-        assert store.get_many(same_space) == [model.get(probe) for probe in same_space]
+        assert [store.get(probe) for probe in same_space] == [model.get(probe) for probe in same_space]
         for upper in same_space:
             expected = sorted(item for item in model.items() if lower <= item[0] < upper)
             assert store.scan(lower, upper, limit) == expected[:limit]
@@ -343,8 +335,6 @@ def test_a_damaged_block_is_reported_with_its_key_and_never_returned(database: P
         for key in (b"dx", b"dy"):
             with pytest.raises(StoreCorrupt, match=key.hex()):
                 store.get(key)
-        with pytest.raises(StoreCorrupt):
-            store.get_many([b"dx", b"dy"])
         with pytest.raises(StoreCorrupt):
             store.scan(b"d", b"e", 9)
         assert store.get(b"ha") == b"1"

@@ -25,9 +25,6 @@ class Store(Protocol):
     def get(self, key: bytes) -> bytes | None:
         """Return the value of `key`, None where there is none."""
 
-    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the values of `keys`, which are all of one space, in their order."""
-
     def scan(self, lower: bytes, upper: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """Return at most `limit` pairs with lower <= key < upper, ascending; both bounds lie in one space."""
 
@@ -86,10 +83,6 @@ class MemoryStore:
     def get(self, key: bytes) -> bytes | None:
         """See `Store.get`."""
         return self._values.get(key)
-
-    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """See `Store.get_many`."""
-        return [self._values.get(key) for key in keys]
 
     def scan(self, lower: bytes, upper: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """See `Store.scan`."""

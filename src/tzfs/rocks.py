@@ -213,16 +213,6 @@ class RocksStore:
             self._recent.put(key, value)
         return value
 
-    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """See `Store.get_many`."""
-        if not keys:
-            return []
-        try:
-            values = self._families[keys[0][0]].get(list(keys))
-        except Exception as error:
-            raise diagnosis.store_error(f"{error} (keys from {keys[0].hex()})") from error
-        return list(values or ())
-
     def scan(self, lower: bytes, upper: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """See `Store.scan`.
 

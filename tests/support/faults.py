@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from tzfs.errors import StoreFull
 from tzfs.kv import Store
@@ -26,10 +26,6 @@ class FaultyStore:
     def get(self, key: bytes) -> bytes | None:
         """See `Store.get`."""
         return self.inner.get(key)
-
-    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """See `Store.get_many`."""
-        return self.inner.get_many(keys)
 
     def scan(self, lower: bytes, upper: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """See `Store.scan`."""
