@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ pytest.register_assert_rewrite("support")
 
 from support import machine  # noqa: E402 (rewritten only when imported after that)
 from support.logs import COLLECTOR  # noqa: E402
-from support.mounting import Mounted  # noqa: E402
+from support.mounting import Mounted, mounting  # noqa: E402
 from tzfs.check import check  # noqa: E402
 from tzfs.filesystem import Filesystem  # noqa: E402
 from tzfs.kv import MemoryStore, Store  # noqa: E402
@@ -84,31 +84,9 @@ def filesystem(store: Store) -> Iterator[Filesystem]:
 
 @pytest.fixture
 def make_mounted() -> Iterator[Callable[..., Mounted]]:
-    """Return a function that creates a filesystem and mounts it.
-
-    Its arguments are the options of `tzfs create`, and as `mount` those of `tzfs mount`. What was mounted is
-    unmounted whatever happens; after a test that passed, `tzfs check` must find nothing and the daemon's log
-    hold no warning. Tests that use it bear the mark `mount`.
-    """
-    reason = machine.missing_fuse()
-    if reason is not None:
-        pytest.skip(reason)
-    made: list[Mounted] = []
-
-    def make(*create: str, mount: Sequence[str] = ()) -> Mounted:
-        mounted = Mounted(machine.make_workspace())
-        made.append(mounted)
-        mounted.ok("create", mounted.name, *create)
-        mounted.mount(*mount)
-        return mounted
-
-    try:
+    """Return what `mounting` yields. Tests that use it bear the mark `mount`."""
+    with mounting() as make:
         yield make
-        for mounted in made:
-            mounted.finish()
-    finally:
-        for mounted in made:
-            machine.remove_workspace(mounted.workspace)
 
 
 @pytest.fixture

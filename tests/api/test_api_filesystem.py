@@ -13,8 +13,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 import tzfs
-from support import machine
-from support.mounting import Mounted
+from support.mounting import Mounted, mounting
 from tzfs import errors
 from tzfs.api.connection import SLICE_BYTES
 
@@ -22,17 +21,8 @@ from tzfs.api.connection import SLICE_BYTES
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Mounted]:
     """Mount one filesystem for all tests of this module: a mount takes longer than each of them."""
-    reason = machine.missing_fuse()
-    if reason is not None:
-        pytest.skip(reason)
-    mounted = Mounted(machine.make_workspace())
-    try:
-        mounted.ok("create", mounted.name)
-        mounted.mount()
-        yield mounted
-        mounted.finish()
-    finally:
-        machine.remove_workspace(mounted.workspace)
+    with mounting() as make:
+        yield make()
 
 
 @pytest.fixture(params=["local", pytest.param("mounted", marks=pytest.mark.mount)])

@@ -14,8 +14,7 @@ from typing import Self
 import pytest
 
 import tzfs
-from support import machine
-from support.mounting import TZFS, Mounted
+from support.mounting import TZFS, Mounted, mounting
 
 pytestmark = pytest.mark.mount
 
@@ -27,17 +26,8 @@ LINE = 40
 @pytest.fixture(scope="module", params=["writeback", "nowriteback"])
 def mounted(request: pytest.FixtureRequest) -> Iterator[Mounted]:
     """Mount one filesystem for all tests of this module, in either way of caching."""
-    reason = machine.missing_fuse()
-    if reason is not None:
-        pytest.skip(reason)
-    made = Mounted(machine.make_workspace())
-    try:
-        made.ok("create", made.name)
-        made.mount(*(["-o", "nowriteback"] if request.param == "nowriteback" else []))
-        yield made
-        made.finish()
-    finally:
-        machine.remove_workspace(made.workspace)
+    with mounting() as make:
+        yield make(mount=["-o", "nowriteback"] if request.param == "nowriteback" else [])
 
 
 @pytest.fixture

@@ -9,29 +9,17 @@ from pathlib import Path
 import pytest
 
 from support import machine
-from support.mounting import Mounted
+from support.mounting import Mounted, mounting
 
 _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Mounted]:
-    """Return a filesystem mounted with the default options, open to other users where that is allowed.
-
-    At the end `tzfs check` must find nothing, and the daemon's log must hold no warning.
-    """
-    reason = machine.missing_fuse()
-    if reason is not None:
-        pytest.skip(reason)
-    made = Mounted(machine.make_workspace())
+    """Return a filesystem mounted with the default options, open to other users where that is allowed."""
     options = ["--allow-other"] if machine.can_allow_other() else []
-    try:
-        made.ok("create", made.name)
-        made.mount(*options, "-o", "suid,dev")
-        yield made
-        made.finish()
-    finally:
-        machine.remove_workspace(made.workspace)
+    with mounting() as make:
+        yield make(mount=[*options, "-o", "suid,dev"])
 
 
 @pytest.fixture

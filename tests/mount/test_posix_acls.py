@@ -7,14 +7,13 @@ import os
 import shutil
 import stat
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from support.mounting import Mounted
-from support.users import ALICE, BOB, CAROL, User, acting_as
+from support.users import ALICE, BOB, CAROL, User, acting_as, umask
 from tzfs import acl
 from tzfs.acl import GROUP, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ
 
@@ -46,16 +45,6 @@ def may(user: User, path: Path) -> str:
     with acting_as(user):
         modes = {"r": os.R_OK, "w": os.W_OK, "x": os.X_OK}
         return "".join(name for name, mode in modes.items() if os.access(path, mode, effective_ids=True))
-
-
-@contextmanager
-def umask(mask: int) -> Iterator[None]:
-    """Have a file mode creation mask."""
-    old = os.umask(mask)
-    try:
-        yield
-    finally:
-        os.umask(old)
 
 
 def run(*command: str | Path) -> str:

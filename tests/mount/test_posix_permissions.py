@@ -5,29 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from support.users import ALICE, BOB, CAROL, User, acting_as
+from support.users import ALICE, BOB, CAROL, User, acting_as, umask
 
 pytestmark = [pytest.mark.mount, pytest.mark.usefixtures("root")]
 
 CAPABILITY = "security.capability"
 NET_RAW = bytes.fromhex("0100000200200000000000000000000000000000")
 """cap_net_raw=ep, version 2: what setcap(8) writes."""
-
-
-@contextmanager
-def umask(mask: int) -> Iterator[None]:
-    """Have a file mode creation mask."""
-    old = os.umask(mask)
-    try:
-        yield
-    finally:
-        os.umask(old)
 
 
 def mode_of(path: Path) -> int:

@@ -10,8 +10,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from support import machine
 
 COMMAND_TIMEOUT_S = 60
 TZFS = [sys.executable, "-c", "from tzfs.cli import main; main()"]
@@ -94,3 +100,32 @@ class Mounted:
             self.unmount()
         self.ok("check", self.name)
         assert self.unexpected_log_lines() == []
+
+
+@contextmanager
+def mounting() -> Iterator[Callable[..., Mounted]]:
+    """Yield a function that creates a filesystem and mounts it; skips the test where nothing can be mounted.
+
+    Its arguments are the options of `tzfs create`, and as `mount` those of `tzfs mount`. What was mounted is
+    unmounted whatever happens; after what passed, `tzfs check` must find nothing and the daemon's log hold no
+    warning.
+    """
+    reason = machine.missing_fuse()
+    if reason is not None:
+        pytest.skip(reason)
+    made: list[Mounted] = []
+
+    def make(*create: str, mount: Sequence[str] = ()) -> Mounted:
+        mounted = Mounted(machine.make_workspace())
+        made.append(mounted)
+        mounted.ok("create", mounted.name, *create)
+        mounted.mount(*mount)
+        return mounted
+
+    try:
+        yield make
+        for mounted in made:
+            mounted.finish()
+    finally:
+        for mounted in made:
+            machine.remove_workspace(mounted.workspace)

@@ -79,6 +79,16 @@ def acting_as(user: User) -> Iterator[None]:
         _take_on(User(0, 0, tuple(groups)))
 
 
+@contextlib.contextmanager
+def umask(mask: int) -> Iterator[None]:
+    """Have a file mode creation mask."""
+    old = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(old)
+
+
 def in_child(work: Callable[[], Result], user: User = ROOT) -> Result:
     """Run `work` in a process of its own, as a user for good; return what it returns, raise what it raises.
 
