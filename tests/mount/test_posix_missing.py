@@ -17,7 +17,7 @@ import pytest
 
 from support import syscalls
 from support.mounting import Mounted
-from support.syscalls import mounted_at, wait_for_tick
+from support.syscalls import wait_for_tick
 from support.users import ALICE, BOB, in_child
 from tzfs import acl
 
@@ -152,24 +152,6 @@ def test_fanotify_tells_what_programs_do_on_the_mount(shared: Mounted, place: Pa
         assert pid == os.getpid()
     finally:
         os.close(watch)
-
-
-def test_a_mount_cannot_be_the_upper_layer_of_overlayfs(mounted: Mounted, root: None) -> None:
-    """Writing into such a layer needs whiteouts, and the kernel refuses it at the mount."""
-    lower, upper, work = (mounted.path / name for name in ("lower", "upper", "work"))
-    merged = mounted.workspace / "merged"
-    for directory in (lower, upper, work, merged):
-        directory.mkdir()
-    (lower / "file").touch()
-
-    def run() -> None:
-        syscalls.unshare_mounts()
-        options = f"lowerdir={lower},upperdir={upper},workdir={work}"
-        with mounted_at("overlay", merged, "overlay", 0, options):
-            (merged / "file").unlink()
-
-    fails(errno.EINVAL, lambda: in_child(run))
-    assert (lower / "file").exists()
 
 
 def test_devices_and_set_ids_are_nothing_on_a_mount_unless_root_allows_them(

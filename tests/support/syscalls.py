@@ -101,9 +101,13 @@ def fallocate(descriptor: int, mode: int, offset: int, length: int) -> None:
 
 
 def wait_for_tick() -> None:
-    """Return when the clock that stamps files has moved: what is changed next gets another time."""
-    before = time.clock_gettime_ns(CLOCK_REALTIME_COARSE)
-    while time.clock_gettime_ns(CLOCK_REALTIME_COARSE) == before:
+    """Return when the clock that stamps files is beyond this moment: what is changed next gets another time.
+
+    One step of it is not enough: a file of ext4 that was looked at gets a finer stamp, and until the clock is
+    beyond that one, the kernel stamps files of all filesystems with it (multigrain timestamps, Linux 6.13).
+    """
+    now = time.time_ns()
+    while time.clock_gettime_ns(CLOCK_REALTIME_COARSE) <= now:
         pass
 
 
