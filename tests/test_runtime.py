@@ -20,8 +20,8 @@ def test_only_one_holds_the_lock(tmp_path: Path) -> None:
     assert runtime.is_open(tmp_path)
     assert runtime.holder_pid(tmp_path) == os.getpid()
     assert runtime.try_lock(tmp_path) is None
-    held.release()
-    held.release()
+    held.close()
+    held.close()
     assert not runtime.is_open(tmp_path)
     with runtime.try_lock(tmp_path) as again:  # type: ignore[union-attr]
         assert again is not None

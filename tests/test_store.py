@@ -270,7 +270,7 @@ def test_a_daemon_whose_mount_is_gone_is_waited_for(shelf: Store, monkeypatch: p
     def end_instead_of_sleeping(_seconds: float) -> None:
         held = ending.pop()
         held.withdraw()
-        held.release()
+        held.close()
 
     monkeypatch.setattr(time, "sleep", end_instead_of_sleeping)
     for ask in (shelf.stays_mounted_at, lambda _: shelf.delete("lab")):

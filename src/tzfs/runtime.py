@@ -24,8 +24,9 @@ import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
+
+from tzfs.closing import Closing
 
 LOCK_NAME: Final = "lock"
 MOUNT_NAME: Final = "mount.json"
@@ -52,8 +53,8 @@ def _request(kind: int, byte: int) -> bytes:
     return _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0)
 
 
-class DirectoryLock:
-    """The right to open a filesystem's database; held until `release` or the end of the process.
+class DirectoryLock(Closing):
+    """The right to open a filesystem's database; held until `close` or the end of the process.
 
     read_only: the disk is, and so must the database be opened; others may have it open in the same way.
     """
@@ -81,21 +82,11 @@ class DirectoryLock:
         fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, _request(fcntl.F_UNLCK, _MOUNTED))
         (self.directory / MOUNT_NAME).unlink(missing_ok=True)
 
-    def release(self) -> None:
-        """Let the next process have it; releasing twice is no error."""
+    def close(self) -> None:
+        """Let the next process have it; a second call does nothing."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Release."""
-        self.release()
 
 
 def try_lock(directory: Path) -> DirectoryLock | None:

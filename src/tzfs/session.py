@@ -114,7 +114,7 @@ class LocalSession(Closing):
                 self._engine.close()
                 raise
         except BaseException:
-            held.release()
+            held.close()
             raise
 
     def call(self, command: str, **arguments: object) -> Json:
@@ -147,7 +147,7 @@ class LocalSession(Closing):
             self._opened.close()
             self._engine.close()
         finally:
-            self._held.release()
+            self._held.close()
 
 
 def connect(store: Store, row: FilesystemRow, *, wait_s: float = LOCK_WAIT_S) -> Session:

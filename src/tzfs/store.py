@@ -190,7 +190,7 @@ class Store:
                 shutil.rmtree(directory, ignore_errors=True)
             raise
         finally:
-            held.release()
+            held.close()
         return row
 
     def _format(self, row: FilesystemRow) -> None:
