@@ -17,7 +17,7 @@ in one block, in an LRU cache of 64 shards of half a MiB: beyond 300,000 files t
 drove each other out; a create took 270 us instead of 42, a lookup 120 instead of 14, a name of a walk
 55 instead of 6."""
 RECENT_HEADS: Final = 4096
-"""Heads that are kept above the engine (`tzfs.recent`), of some 400 bytes each with their key."""
+"""Heads that are kept above the engine (`tzfs.recent`), of some 190 bytes each with their key."""
 HEAD_MEMTABLE_BYTES: Final = 16 << 20
 DATA_MEMTABLE_BYTES: Final = 32 << 20
 WAL_BYTES_MAX: Final = 256 << 20
