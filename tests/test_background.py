@@ -87,6 +87,41 @@ async def test_reclaim_takes_up_work_that_comes_later(autojump_clock: MockClock)
         nursery.cancel_scope.cancel()
 
 
+async def test_reclaim_waits_for_a_calm_moment_but_not_for_ever(autojump_clock: MockClock) -> None:
+    engine = MemoryStore()
+    Filesystem.format(engine)
+    fs = Filesystem(engine)
+    activity = Activity()
+
+    async def ask(until: float) -> None:
+        while trio.current_time() < until:
+            await trio.sleep(background.CALM_S / 3)
+            activity.note()
+
+    def leave_work() -> None:
+        inode = fs.mknod(1, b"a", stat.S_IFREG | 0o644, 0, NOBODY)
+        fs.unlink(1, b"a", NOBODY)
+        fs.release([inode.number])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(background.run_reclaim, fs, activity)
+        activity.note()
+        await trio.sleep(2)
+        busy_until = trio.current_time() + 3 * background.PATIENCE_S
+        nursery.start_soon(ask, busy_until)
+        leave_work()
+        await trio.sleep(background.PATIENCE_S - 2 * background.RECLAIM_IDLE_S)
+        assert fs.reclaim_backlog() == 1
+        await trio.sleep(3 * background.RECLAIM_IDLE_S)
+        assert fs.reclaim_backlog() == 0, "it was asked for something all the time"
+        await trio.sleep_until(busy_until + 1)
+        leave_work()
+        activity.note()
+        await trio.sleep(background.RECLAIM_IDLE_S + 3 * background.CALM_S)
+        assert fs.reclaim_backlog() == 0, "and then it was calm"
+        nursery.cancel_scope.cancel()
+
+
 async def test_the_log_is_synced_at_its_interval_while_there_are_requests(autojump_clock: MockClock) -> None:
     times: list[float] = []
     activity = Activity()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tzfs import tuning
 from tzfs.errors import StoreCorrupt, StoreError, StoreLocked, StoreMissing
 from tzfs.keys import DATA, HEAD, LOG, META, PAST, SPACES
 from tzfs.kv import MemoryStore, Store
@@ -347,6 +349,34 @@ def test_flush_and_compact_keep_the_content(database: Path) -> None:
         store.write({b"ha": None})
         store.compact()
         assert everything(store) == {k: v for k, v in CONTENT.items() if k != b"ha"}
+
+
+def test_a_sync_at_once_is_refused_when_it_may_take_long(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(RocksStore.open(database)) as store:
+        synced = []
+        monkeypatch.setattr(store, "sync", lambda: synced.append(RocksStore.sync(store)))
+        assert store.sync_at_once()
+        store.write({b"da": bytes(tuning.SYNC_AT_ONCE_BYTES)})
+        assert not store.sync_at_once(), "much was written"
+        store.sync()
+        assert store.sync_at_once()
+        held, done = threading.Event(), threading.Event()
+
+        def compact() -> None:
+            with store._attached:  # noqa: SLF001 - as for a compaction
+                held.set()
+                assert done.wait(20)
+
+        compaction = threading.Thread(target=compact)
+        compaction.start()
+        assert held.wait(20)
+        assert not store.sync_at_once(), "the database is compacted"
+        done.set()
+        compaction.join()
+        assert store.sync_at_once()
+        assert len(synced) == 4
 
 
 def test_a_checkpoint_is_a_database_of_its_own(database: Path, tmp_path: Path) -> None:

@@ -22,6 +22,10 @@ log = logging.getLogger(__name__)
 
 RECLAIM_IDLE_S: Final = 0.5
 """Between two looks at an empty backlog, as long as there are requests."""
+CALM_S: Final = 0.02
+"""So long without a request, and reclaim is in nobody's way."""
+PATIENCE_S: Final = 5.0
+"""How long reclaim waits for such a moment."""
 QUOTA_INTERVAL_S: Final = 1.0
 RESTART_FIRST_S: Final = 1.0
 RESTART_MAX_S: Final = 60.0
@@ -69,11 +73,22 @@ class Supervisor:
 
 
 async def run_reclaim(fs: Filesystem, activity: Activity) -> None:
-    """Reclaim in slices of a few ms, and rest as long as each took: half of the time is for requests."""
+    """Reclaim in slices of a few ms when nobody asks for anything.
+
+    As long as somebody does, it waits, for `rm -rf` takes longer with it, but not beyond `PATIENCE_S`. Then
+    slices run between requests, and rest as long as each took: half of the time is for those.
+    """
+    patient_until = 0.0
+    calm = -1
     while True:
         seen = activity.count
         if fs.reclaim_backlog() == 0:
             await activity.rest(RECLAIM_IDLE_S, seen)
+            patient_until = trio.current_time() + PATIENCE_S
+            continue
+        if calm != seen and trio.current_time() < patient_until:
+            await trio.sleep(CALM_S)
+            calm = seen
             continue
         began = time.perf_counter()
         is_left = fs.reclaim()

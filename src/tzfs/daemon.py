@@ -130,7 +130,7 @@ class Daemon:
         self._started_ns = time.time_ns()
         self._space = HostSpace(directory, engine)
         filesystem.volume.require_room = self._space.require
-        self._syncer = Syncer(self._sync_engine)
+        self._syncer = Syncer(engine.sync, engine.sync_at_once)
         self._operations = Operations(
             filesystem,
             sync=self._syncer.sync,
@@ -261,10 +261,6 @@ class Daemon:
             self._wait_for_writing()
 
     # ------------------------------------------------- what operations ask for
-
-    async def _sync_engine(self) -> None:
-        """Make all committed batches durable."""
-        await trio.to_thread.run_sync(self._engine.sync)
 
     async def _flush(self) -> None:
         """Write out the kernel's dirty pages of this mount.

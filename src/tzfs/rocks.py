@@ -55,6 +55,7 @@ class RocksStore:
         self.compacts = True
         """False after a compaction met a damaged table: it would again, and end all writing again."""
         self._tables_built = 0
+        self._unsynced_bytes = 0
         self._recent = Recent(tuning.RECENT_HEADS)
         self.rescue: Callable[[], bool] | None = None
         """Called when the host's disk was full; tells whether it made room and called `reopen`."""
@@ -248,6 +249,7 @@ class RocksStore:
                 delete(key, handles[key[0]])
             else:
                 put(key, value, handles[key[0]])
+        size = rocks.size_in_bytes()
         try:
             self._database.write(rocks)
         except Exception as error:
@@ -257,6 +259,7 @@ class RocksStore:
                 raise self._failure from error
             self.write(batch)
             return
+        self._unsynced_bytes += size
         for key, value in batch.items():
             if key[0] == _HEAD:
                 self._recent.put(key, value)
@@ -315,11 +318,26 @@ class RocksStore:
         with self._attached:
             if self._failure is not None:
                 raise self._failure
+            unsynced, self._unsynced_bytes = self._unsynced_bytes, 0
             try:
                 self._database.flush_wal(sync=True)
             except Exception as error:
+                self._unsynced_bytes += unsynced
                 self._failure = diagnosis.store_error(str(error))
                 raise self._failure from error
+
+    def sync_at_once(self) -> bool:
+        """Do what `sync` does if that is likely to be short, and tell whether it was done.
+
+        It is not when much was written since the last one, or while the database is compacted or copied.
+        """
+        if self._unsynced_bytes > tuning.SYNC_AT_ONCE_BYTES or not self._attached.acquire(blocking=False):
+            return False
+        try:
+            self.sync()
+        finally:
+            self._attached.release()
+        return True
 
     @failpoints.point("flush")
     def flush(self) -> None:

@@ -23,6 +23,9 @@ DATA_MEMTABLE_BYTES: Final = 32 << 20
 WAL_BYTES_MAX: Final = 256 << 20
 """Above this the engine flushes the oldest memtable, so that a restart never replays more."""
 
+SYNC_AT_ONCE_BYTES: Final = 256 << 10
+"""So much may be written since the last sync for the next one to count as short."""
+
 
 def _table_options(*, block_bytes: int, cache: rocksdict.Cache) -> rocksdict.BlockBasedOptions:
     table = rocksdict.BlockBasedOptions()
