@@ -355,7 +355,7 @@ def test_a_sync_at_once_is_refused_when_it_may_take_long(
     database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with closing(RocksStore.open(database)) as store:
-        synced = []
+        synced: list[None] = []
         monkeypatch.setattr(store, "sync", lambda: synced.append(RocksStore.sync(store)))
         assert store.sync_at_once()
         store.write({b"da": bytes(tuning.SYNC_AT_ONCE_BYTES)})
@@ -365,7 +365,7 @@ def test_a_sync_at_once_is_refused_when_it_may_take_long(
         held, done = threading.Event(), threading.Event()
 
         def compact() -> None:
-            with store._attached:  # noqa: SLF001 - as for a compaction
+            with store._attached:  # as a compaction does
                 held.set()
                 assert done.wait(20)
 
