@@ -18,11 +18,11 @@ from tzfs.records import (
     NOBODY,
     Inode,
     Slot,
+    SlotMap,
     decode_entry,
     decode_head,
     decode_inode,
     decode_log,
-    decode_map,
     decode_xattr,
 )
 from tzfs.snapshots import require_label
@@ -128,7 +128,7 @@ def _collect(scan: _Scan, k: bytes, payload: bytes) -> None:
     elif kind == keys.MAP:
         content, segment = keys.split_chunk_map(k)
         first = segment * SEGMENT_CHUNKS
-        for at, slot in enumerate(decode_map(payload)):
+        for at, slot in enumerate(SlotMap(payload)):
             if slot.birth:
                 scan.maps[content][first + at] = slot
     elif kind == keys.XATTR:

@@ -14,20 +14,19 @@ records of that key are looked through instead.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tzfs import keys
-from tzfs.errors import CorruptRecord, FileTooBig
+from tzfs.errors import CorruptRecord, FileTooBig, StoreError
 from tzfs.keys import SEGMENT_CHUNKS
 from tzfs.records import (
     FILE_SIZE_MAX,
     HOLE,
     Inode,
     Slot,
+    SlotMap,
     decode_head,
     decode_inode,
-    decode_map,
-    encode_map,
     head_payload,
 )
 from tzfs.versions import scan_all
@@ -37,6 +36,11 @@ if TYPE_CHECKING:
 
     from tzfs.versions import Reader
     from tzfs.volume import Transaction
+
+
+_RUN_MIN: Final = 4
+_RUN_MAX: Final = 16
+"""Chunks that one scan reads. Where chunks of another txn turn up in it, that many were read in vain."""
 
 
 def named_chunks(k: bytes, payload: bytes) -> list[tuple[int, int, Slot]]:
@@ -49,7 +53,7 @@ def named_chunks(k: bytes, payload: bytes) -> list[tuple[int, int, Slot]]:
     elif kind == keys.MAP:
         content, segment = keys.split_chunk_map(k)
         first = segment * SEGMENT_CHUNKS
-        return [(content, first + at, slot) for at, slot in enumerate(decode_map(payload)) if slot.birth]
+        return [(content, first + at, slot) for at, slot in enumerate(SlotMap(payload)) if slot.birth]
     return []
 
 
@@ -116,11 +120,11 @@ class _Slots:
         self.inode = inode
         self.chunk0 = Slot(inode.chunk0_birth, inode.chunk0_length)
         self.stored_bytes = inode.stored_bytes
-        self.maps: dict[int, list[Slot]] = {}
+        self.maps: dict[int, SlotMap] = {}
         self.touched: set[int] = set()
         txn.volume.undisturbed.discard(inode.content)
 
-    def _map(self, segment: int) -> list[Slot]:
+    def _map(self, segment: int) -> SlotMap:
         slots = self.maps.get(segment)
         if slots is None:
             slots = self.maps[segment] = _load_map(self.txn, self.inode.content, segment)
@@ -169,7 +173,7 @@ class _Slots:
         for k, payload in list(scan_all(self.txn, lower, upper)):
             _, segment = keys.split_chunk_map(k)
             if segment not in self.maps:
-                self.maps[segment] = decode_map(payload)
+                self.maps[segment] = SlotMap(payload)
             base = segment * SEGMENT_CHUNKS
             for at in range(max(index - base, 0), SEGMENT_CHUNKS):
                 self.clear(base + at)
@@ -178,11 +182,10 @@ class _Slots:
         """Stage the maps and return the inode with its slot and its bytes; the caller saves it."""
         for segment in self.touched:
             k = keys.chunk_map(self.inode.content, segment)
-            slots = self.maps[segment]
-            if any(slot.birth for slot in slots):
-                self.txn.save(k, encode_map(slots))
-            else:
+            if self.maps[segment].is_empty:
                 self.txn.remove(k)
+            else:
+                self.txn.save(k, self.maps[segment].encode())
         if self.inode.nlink:
             self.txn.live_bytes += self.stored_bytes - self.inode.stored_bytes
         birth, length = self.chunk0
@@ -208,18 +211,15 @@ class FileData:
         size = min(size, inode.size - offset)
         if size <= 0:
             return b""
-        maps: dict[int, list[Slot]] = {}
-        parts = []
-        for index, start, stop in self._pieces(offset, size):
-            if index == 0:
-                slot = Slot(inode.chunk0_birth, inode.chunk0_length)
-            else:
-                segment = index // SEGMENT_CHUNKS
-                if segment not in maps:
-                    maps[segment] = _load_map(reader, inode.content, segment)
-                slot = maps[segment][index % SEGMENT_CHUNKS]
-            piece = _chunk(reader, inode.content, index, slot)[start:stop] if slot.birth else b""
-            parts.append(piece if len(piece) == stop - start else piece.ljust(stop - start, b"\0"))
+        chunk_size, end = self.chunk_size, offset + size
+        first = offset // chunk_size
+        slots = _load_slots(reader, inode, first, (end - 1) // chunk_size)
+        parts = _load_chunks(reader, inode.content, first, slots)
+        for at, part in enumerate(parts):
+            wanted = min(chunk_size, end - (first + at) * chunk_size)
+            if len(part) != wanted:
+                parts[at] = part[:wanted].ljust(wanted, b"\0")
+        parts[0] = parts[0][offset - first * chunk_size :]
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def fresh_pieces(
@@ -229,7 +229,7 @@ class FileData:
 
         They replace all that counts of the old chunk, and no bytes of this txn are there yet. Never chunk 0.
         """
-        maps: dict[int, list[Slot]] = {}
+        maps: dict[int, SlotMap] = {}
         for index, start, stop in self._pieces(offset, len(data)):
             segment = index // SEGMENT_CHUNKS
             if index == 0 or start:
@@ -299,10 +299,54 @@ class FileData:
         return slots.finish()
 
 
-def _load_map(reader: Reader, content: int, segment: int) -> list[Slot]:
+def _load_map(reader: Reader, content: int, segment: int) -> SlotMap:
     """Return the slots of a segment, holes where there is no map."""
-    payload = reader.load(keys.chunk_map(content, segment))
-    return [HOLE] * SEGMENT_CHUNKS if payload is None else decode_map(payload)
+    return SlotMap(reader.load(keys.chunk_map(content, segment)))
+
+
+def _load_slots(reader: Reader, inode: Inode, first: int, last: int) -> list[Slot]:
+    """Return the slots of chunks `first` to `last`."""
+    slots = [Slot(inode.chunk0_birth, inode.chunk0_length)] if first == 0 else []
+    index = first + len(slots)
+    while index <= last:
+        segment, start = divmod(index, SEGMENT_CHUNKS)
+        stop = min(SEGMENT_CHUNKS, last + 1 - segment * SEGMENT_CHUNKS)
+        slots += _load_map(reader, inode.content, segment).slots(start, stop)
+        index += stop - start
+    return slots
+
+
+def _load_chunks(reader: Reader, content: int, first: int, slots: list[Slot]) -> list[bytes]:
+    """Return the bytes that slots of consecutive chunks name, nothing for a hole."""
+    chunks: list[bytes] = []
+    while len(slots) - len(chunks) >= _RUN_MIN:
+        run = _load_run(reader, content, first + len(chunks), slots[len(chunks) : len(chunks) + _RUN_MAX])
+        if not run:
+            break
+        chunks += run
+    for at in range(len(chunks), len(slots)):
+        chunks.append(_chunk(reader, content, first + at, slots[at]) if slots[at].birth else b"")
+    return chunks
+
+
+def _load_run(reader: Reader, content: int, first: int, slots: list[Slot]) -> list[bytes]:
+    """Return the bytes of consecutive chunks in one scan, or nothing where that does not bring just those.
+
+    It does for a file that was written in one txn and not again since. A scan costs a third less than as many
+    gets, and reads ahead.
+    """
+    birth = slots[0].birth
+    if not birth or any(slot.birth != birth for slot in slots):
+        return []
+    last = keys.chunk(content, first + len(slots) - 1, birth)
+    try:
+        pairs = reader.scan_raw(keys.chunk(content, first, birth), last + b"\0", len(slots))
+    except StoreError:
+        return []  # a get says which chunk it is
+    sizes = [slot.length for slot in slots]
+    if [len(data) for _, data in pairs] != sizes or any(key[-8:] != last[-8:] for key, _ in pairs):
+        return []
+    return [data for _, data in pairs]
 
 
 def has_maps(inode: Inode) -> bool:

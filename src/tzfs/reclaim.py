@@ -21,9 +21,9 @@ from tzfs.records import (
     NOBODY,
     Head,
     Slot,
+    SlotMap,
     TableMark,
     decode_head,
-    decode_map,
     encode_table_mark,
     head_payload,
 )
@@ -131,7 +131,7 @@ class Reclaim:
         for k, payload in page:
             _, segment = keys.split_chunk_map(k)
             txn.remove(k)
-            for at, slot in enumerate(decode_map(payload)):
+            for at, slot in enumerate(SlotMap(payload)):
                 if slot.birth:
                     filedata.release(txn, k, content, segment * SEGMENT_CHUNKS + at, slot)
         if len(page) < _MAPS_A_STEP:

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import stat
 import struct
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tzfs.errors import CorruptRecord
 from tzfs.keys import SEGMENT_CHUNKS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 NAME_MAX: Final = 255
 """Bytes of a file name, as everywhere on Linux (limits.h)."""
@@ -156,17 +159,44 @@ _SLOT = struct.Struct(">QI")
 _MAP_SIZE: Final = 1 + SEGMENT_CHUNKS * _SLOT.size
 
 
-def encode_map(slots: list[Slot]) -> bytes:
-    """Return the payload of an M record: `SEGMENT_CHUNKS` slots."""
-    pack = _SLOT.pack
-    return bytes((VERSION,)) + b"".join([pack(birth, length) for birth, length in slots])
+class SlotMap:
+    """The slots of an M record, in its own bytes: one is read or changed without a look at the others."""
+
+    __slots__ = ("_payload",)
+
+    def __init__(self, payload: bytes | None = None) -> None:
+        """Take the payload of an M record, or none for one of holes only."""
+        if payload is None:
+            payload = _EMPTY_MAP
+        elif len(payload) != _MAP_SIZE or payload[0] != VERSION:
+            raise CorruptRecord(f"chunk map: {len(payload)} bytes")
+        self._payload = bytearray(payload)
+
+    def __getitem__(self, at: int) -> Slot:
+        return Slot._make(_SLOT.unpack_from(self._payload, 1 + at * _SLOT.size))
+
+    def __setitem__(self, at: int, slot: Slot) -> None:
+        _SLOT.pack_into(self._payload, 1 + at * _SLOT.size, *slot)
+
+    def __iter__(self) -> Iterator[Slot]:
+        return iter(self.slots())
+
+    def slots(self, start: int = 0, stop: int = SEGMENT_CHUNKS) -> list[Slot]:
+        """Return the slots of [start, stop)."""
+        part = memoryview(self._payload)[1 + start * _SLOT.size : 1 + stop * _SLOT.size]
+        return [Slot._make(fields) for fields in _SLOT.iter_unpack(part)]
+
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether all slots are holes: then there is no need for a record."""
+        return self._payload == _EMPTY_MAP
+
+    def encode(self) -> bytes:
+        """Return the payload of an M record."""
+        return bytes(self._payload)
 
 
-def decode_map(payload: bytes) -> list[Slot]:
-    """Return the slots of an M record, `SEGMENT_CHUNKS` of them."""
-    if len(payload) != _MAP_SIZE or payload[0] != VERSION:
-        raise CorruptRecord(f"chunk map: {len(payload)} bytes")
-    return [Slot(birth, length) for birth, length in _SLOT.iter_unpack(memoryview(payload)[1:])]
+_EMPTY_MAP: Final = bytes((VERSION,)).ljust(_MAP_SIZE, b"\0")
 
 
 class Head(NamedTuple):

@@ -24,15 +24,14 @@ from tzfs.records import (
     Inode,
     LogRecord,
     Slot,
+    SlotMap,
     decode_entry,
     decode_head,
     decode_inode,
-    decode_map,
     encode_counters,
     encode_head,
     encode_inode,
     encode_log,
-    encode_map,
     encode_mark,
 )
 from tzfs.versions import Past, scan_all
@@ -55,7 +54,7 @@ class _Repair:
         self._done: list[str] = []
         self._inodes: dict[int, Inode] = {}
         self._entries: dict[EntryKey, int] = {}
-        self._maps: dict[int, dict[int, list[Slot]]] = defaultdict(dict)
+        self._maps: dict[int, dict[int, SlotMap]] = defaultdict(dict)
         self._stored: dict[tuple[int, int, int], int] = {}
         self._lost: set[int] = set()
 
@@ -96,7 +95,7 @@ class _Repair:
             self._entries[keys.split_entry(k)] = decode_entry(payload)
         elif kind == keys.MAP:
             content, segment = keys.split_chunk_map(k)
-            self._maps[content][segment] = decode_map(payload)
+            self._maps[content][segment] = SlotMap(payload)
 
     def _require_root(self) -> None:
         root = self._inodes.get(ROOT)
@@ -143,7 +142,7 @@ class _Repair:
                     index = segment * SEGMENT_CHUNKS + at
                     if slot.birth and not self._is_stored(inode, index, slot):
                         slots[at] = HOLE
-                        self._txn.save(keys.chunk_map(inode.content, segment), encode_map(slots))
+                        self._txn.save(keys.chunk_map(inode.content, segment), slots.encode())
                         self._lose(number, index)
 
     def _is_stored(self, inode: Inode, index: int, slot: Slot) -> bool:
@@ -334,9 +333,12 @@ class _Repair:
             inode = decode_inode(keys.number_of(k), head.payload)
             payload = encode_inode(inode._replace(chunk0_birth=0, chunk0_length=0))
         else:
-            slots = decode_map(head.payload)
+            slots = SlotMap(head.payload)
             first = keys.split_chunk_map(k)[1] * SEGMENT_CHUNKS
-            payload = encode_map([HOLE if first + at in lost else slot for at, slot in enumerate(slots)])
+            for at in range(SEGMENT_CHUNKS):
+                if first + at in lost:
+                    slots[at] = HOLE
+            payload = slots.encode()
         return encode_head(head._replace(payload=payload))
 
     def _log_changes(self) -> None:

@@ -26,6 +26,7 @@ LOG_DAMAGED: Final = (
 _TABLE_SUFFIX: Final = ".tzfs-table"
 """Tables that are being built, in the database's directory; the engine leaves alone what it does not know."""
 _HEAD: Final = HEAD[0]
+_DATA: Final = DATA[0]
 _MEMTABLES: Final = "rocksdb.cur-size-all-mem-tables"
 
 
@@ -225,6 +226,9 @@ class RocksStore:
         try:
             bounds = rocksdict.ReadOptions()
             bounds.set_iterate_upper_bound(upper)
+            if lower[0] == _DATA:
+                bounds.fill_cache(False)  # noqa: FBT003 - the kernel's pages have it
+                bounds.set_readahead_size(tuning.DATA_READAHEAD_BYTES)
             iterator = self._families[lower[0]].iter(bounds)
             iterator.seek(lower)
             pairs: list[tuple[bytes, bytes]] = []

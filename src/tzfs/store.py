@@ -52,6 +52,7 @@ from tzfs.errors import (
 )
 from tzfs.filesystem import Filesystem
 from tzfs.rocks import RocksStore
+from tzfs.volume import CHUNK_SIZE_DEFAULT
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,6 @@ CREATING_NAME: Final = "creating"
 """In the directory of a filesystem until it has its row."""
 PURGED_SUFFIX: Final = ".purged"
 """Of a directory on its way out: renamed first, so that nobody can undelete half of it."""
-DEFAULT_CHUNK_SIZE: Final = 65536
 
 
 class Store:
@@ -145,7 +145,7 @@ class Store:
         self,
         name: str,
         *,
-        chunk_size: int = DEFAULT_CHUNK_SIZE,
+        chunk_size: int = CHUNK_SIZE_DEFAULT,
         quota_bytes: int = 0,
         inodes_max: int = 0,
     ) -> FilesystemRow:

@@ -69,6 +69,9 @@ class Reader(Protocol):
     def get_raw(self, key: bytes) -> bytes | None:
         """Return the bytes under a key that is not versioned (a chunk)."""
 
+    def scan_raw(self, lower: bytes, upper: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Return at most `limit` pairs with lower <= key < upper, ascending; keys as `get_raw` takes them."""
+
 
 class Scannable(Protocol):
     """What can be scanned: a store by its keys, a reader by K."""
@@ -92,11 +95,12 @@ def scan_all(
 class Live:
     """The live tree: a `Reader` of heads."""
 
-    __slots__ = ("get_raw", "store")
+    __slots__ = ("get_raw", "scan_raw", "store")
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.get_raw = store.get
+        self.scan_raw = store.scan
 
     def load(self, k: bytes) -> bytes | None:
         """See `Reader.load`."""
@@ -129,16 +133,21 @@ class Shut:
         """Raise `InputOutput`."""
         raise InputOutput(self._reason)
 
+    def scan_raw(self, _lower: bytes, _upper: bytes, _limit: int) -> list[tuple[bytes, bytes]]:
+        """Raise `InputOutput`."""
+        raise InputOutput(self._reason)
+
 
 class Past:
     """The tree as snapshot `txn` sees it: a `Reader` that never changes while that snapshot exists."""
 
-    __slots__ = ("get_raw", "store", "txn")
+    __slots__ = ("get_raw", "scan_raw", "store", "txn")
 
     def __init__(self, store: Store, txn: int) -> None:
         self.store = store
         self.txn = txn
         self.get_raw = store.get
+        self.scan_raw = store.scan
 
     def load(self, k: bytes) -> bytes | None:
         """See `Reader.load`. One get for what has not changed since, one bounded seek for what has."""

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
     from tzfs.kv import Store
 
-CHUNK_SIZE_DEFAULT: Final = 64 << 10
+CHUNK_SIZE_DEFAULT: Final = 16 << 10
+"""Bytes. Writing a part of a chunk writes it anew; each is a record to store and to find (ADR 008)."""
 CHUNK_SIZE_MIN: Final = 512
 CHUNK_SIZE_MAX: Final = 1 << 20
 """A FUSE request carries at most 1 MiB: a larger chunk would make every request rewrite one."""

@@ -338,15 +338,17 @@ def test_a_tree_of_the_host_is_copied_in(fs: tzfs.Filesystem, tmp_path: Path) ->
 
 def test_a_write_beyond_the_quota_leaves_the_old_content(tmp_path: Path) -> None:
     store = tzfs.Store.open(tmp_path / "store", create=True)
-    store.create("small", quota_bytes=100_000)
+    store.create("small", quota_bytes=150_000)
     with store.open_filesystem("small") as fs:
-        fs.write_bytes("a", b"x" * 60_000)
+        fs.write_bytes("a", b"x" * 70_000)
         fs.snapshot("keep")
-        error = refused(errors.NoSpace, OSError, lambda: fs.write_bytes("a", b"y" * 60_000))
+        error = refused(errors.NoSpace, OSError, lambda: fs.write_bytes("a", b"y" * 90_000))
         assert "quota" in str(error)
-        assert fs.read_bytes("a") == b"x" * 60_000
+        assert fs.read_bytes("a") == b"x" * 70_000
+        fs.write_bytes("a", b"y" * 70_000)
+        refused(errors.NoSpace, OSError, lambda: fs.write_bytes("a", b"z" * 70_000))
         fs.delete_snapshot("keep")
-        fs.write_bytes("a", b"y" * 60_000)
+        fs.write_bytes("a", b"z" * 70_000)
         assert fs.check() == []
 
 

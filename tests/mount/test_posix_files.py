@@ -20,11 +20,12 @@ from support import syscalls, uring
 from support.mounting import Mounted
 from support.syscalls import Inotify
 from support.users import in_child
+from tzfs.volume import CHUNK_SIZE_DEFAULT
 
 pytestmark = pytest.mark.mount
 
 SIZE_MAX = 2**63 - 1
-CHUNK = 65536
+CHUNK = CHUNK_SIZE_DEFAULT
 
 
 def fails(code: int, work: Callable[[], object]) -> None:

@@ -12,6 +12,7 @@ from tzfs.api.errors import raising
 from tzfs.api.filesystem import Filesystem
 from tzfs.catalog import DELETED, FilesystemRow
 from tzfs.fork import fork
+from tzfs.volume import CHUNK_SIZE_DEFAULT
 
 
 class FilesystemInfo(NamedTuple):
@@ -103,7 +104,7 @@ class Store:
         *,
         quota_bytes: int = 0,
         inodes_max: int = 0,
-        chunk_size: int = stores.DEFAULT_CHUNK_SIZE,
+        chunk_size: int = CHUNK_SIZE_DEFAULT,
     ) -> FilesystemInfo:
         """Make an empty filesystem; limits of 0 are none. `NameTaken`, `InvalidName`, `Invalid`."""
         with raising():

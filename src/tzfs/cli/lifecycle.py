@@ -21,13 +21,15 @@ if TYPE_CHECKING:
     "--quota", type=SIZE, default=0, metavar="SIZE", help="Most bytes of content, history included."
 )
 @click.option("--inodes", type=click.IntRange(min=1), metavar="N", help="Most files and directories.")
-@click.option(
-    "--chunk-size", type=SIZE, default=65536, show_default="64K", metavar="SIZE", help="A power of two."
-)
+@click.option("--chunk-size", type=SIZE, show_default="16K", metavar="SIZE", help="A power of two.")
 @pass_state
-def create(state: State, name: str, quota: int, inodes: int | None, chunk_size: int) -> None:
+def create(state: State, name: str, quota: int, inodes: int | None, chunk_size: int | None) -> None:
     """Make an empty filesystem, and the store if there is none."""
     store = state.open_store(create=True)
+    from tzfs.volume import CHUNK_SIZE_DEFAULT  # noqa: PLC0415
+
+    if chunk_size is None:
+        chunk_size = CHUNK_SIZE_DEFAULT
     store.create(name, chunk_size=chunk_size, quota_bytes=quota, inodes_max=inodes or 0)
 
 
