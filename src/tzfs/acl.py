@@ -11,6 +11,7 @@ The value is little-endian (include/uapi/linux/posix_acl_xattr.h): version 2 as 
 
 from __future__ import annotations
 
+import functools
 import stat
 import struct
 from typing import Final, NamedTuple
@@ -52,8 +53,11 @@ class AclEntry(NamedTuple):
 Acl = tuple[AclEntry, ...]
 
 
+@functools.lru_cache(64)
 def parse(value: bytes) -> Acl:
     """Return the entries of a valid ACL; an empty one (a bare header) is `()`.
+
+    A program that copies a tree sets the same few ACLs again and again, so the last ones are at hand.
 
     `NotSupported` for another version; `Invalid` for what acl_valid(3) refuses: wrong length, unknown tags or
     permissions, wrong order, one of USER_OBJ, GROUP_OBJ, OTHER missing, named entries without a MASK.
