@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tzfs import keys as table
 from tzfs import tuning
-from tzfs.errors import StoreError
-from tzfs.recent import UNKNOWN, Recent
+from tzfs.errors import FsError, StoreError
+from tzfs.filesystem import Filesystem
+from tzfs.kv import MemoryStore
+from tzfs.recent import UNKNOWN, Decoded, Recent
+from tzfs.records import NOBODY, AttributeChanges
 from tzfs.rocks import RocksStore
 
 SIZE = 3
@@ -102,3 +107,52 @@ def test_only_heads_are_kept(small: RocksStore) -> None:
         False
     ] + 4 * [True]
     small.close()
+
+
+def test_a_decoded_head_counts_for_the_very_bytes_it_came_from() -> None:
+    decoded, head = Decoded(SIZE), b"a head"
+    decoded.put(b"k", head, "value")
+    assert decoded.get(b"k", head) == "value"
+    assert decoded.get(b"k", bytes(bytearray(head))) is None, "as it says the same, but nobody has looked"
+    assert decoded.get(b"other", head) is None
+    for number in range(10 * SIZE):
+        decoded.put(b"k%d" % number, head, number)
+        assert len(decoded._known) <= SIZE
+        assert decoded.get(b"k%d" % number, head) == number
+
+
+def test_an_inode_is_the_same_object_until_its_record_changes_by_whatever_way() -> None:
+    engine = MemoryStore()
+    Filesystem.format(engine)
+    fs = Filesystem(engine)
+    made = fs.mknod(1, b"a", stat.S_IFREG | 0o644, 0, NOBODY)
+    assert fs.getattr(made.number) is fs.lookup(1, b"a") is made
+    changed = fs.setattr(made.number, AttributeChanges(mode=0o600), NOBODY)
+    assert fs.getattr(made.number) is changed
+    fs.setattr(made.number, AttributeChanges(mode=0o4755), NOBODY)
+    key = table.HEAD + table.inode(made.number)
+    fs.snapshot(b"one")
+    fs.unlink(1, b"a", NOBODY)
+    assert fs.getattr(made.number).nlink == 0
+    fs.rollback(b"one")
+    assert fs.getattr(made.number) == fs.getattr(made.number, at=1)
+    assert stat.S_IMODE(fs.getattr(made.number).mode) == 0o4755
+    engine.write({key: None})
+    with pytest.raises(FsError):
+        fs.getattr(made.number)
+
+
+def test_a_refused_change_is_not_taken_for_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = MemoryStore()
+    Filesystem.format(engine)
+    fs = Filesystem(engine)
+    made = fs.mknod(1, b"a", stat.S_IFREG | 0o644, 0, NOBODY)
+
+    def refuse(_batch: object) -> None:
+        raise StoreError("full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "write", refuse)
+        with pytest.raises(StoreError):
+            fs.setattr(made.number, AttributeChanges(mode=0o600), NOBODY)
+    assert fs.getattr(made.number) == made

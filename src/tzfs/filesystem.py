@@ -315,8 +315,10 @@ class Filesystem:
         nobody can ask any more. In both cases nothing is written. Raises `NoEntry`.
         """
         inode = self.getattr(number)
+        if (inode.mtime_ns, inode.ctime_ns) == (mtime_ns, ctime_ns):
+            return inode
         settled = inode._replace(mtime_ns=mtime_ns, ctime_ns=ctime_ns)
-        if inode.nlink and settled != inode:
+        if inode.nlink:
             txn = self._begin(caller)
             inodes.save(txn, settled)
             txn.commit()

@@ -239,7 +239,7 @@ class Rollback:
         self.is_half_done = False
         """Some steps are done and some are not: the live tree is shut, for it is a mixture."""
         self._past = Past(volume.store, goal)
-        self._live = Live(volume.store)
+        self._live = Live(volume.store, volume.versions.decoded)
         self.restored = Restored(set(), set())
 
     @staticmethod

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from tzfs import keys
 from tzfs.errors import CorruptRecord, NoEntry, StoreCorrupt
-from tzfs.records import Inode, decode_inode, decode_mark, encode_inode, encode_mark
+from tzfs.records import Inode, decode_inode, decode_mark, encode_inode, encode_mark, head_payload
 
 if TYPE_CHECKING:
     from tzfs.versions import Reader
@@ -25,10 +25,19 @@ def now_ns() -> int:
 
 def load(reader: Reader, number: int) -> Inode:
     """Return inode `number` at the reader's moment. Raises `NoEntry`, `CorruptRecord`."""
-    payload = reader.load(keys.inode(number))
-    if payload is None:
-        raise NoEntry(f"inode {number}")
-    return decode_inode(number, payload)
+    k = keys.inode(number)
+    decoded = reader.decoded
+    head = None if decoded is None else reader.get_raw(keys.HEAD + k)
+    if decoded is None or head is None:
+        payload = reader.load(k)
+        if payload is None:
+            raise NoEntry(f"inode {number}")
+        return decode_inode(number, payload)
+    inode: Inode | None = decoded.get(k, head)
+    if inode is None:
+        inode = decode_inode(number, head_payload(head))
+        decoded.put(k, head, inode)
+    return inode
 
 
 def load_or_damaged(reader: Reader, number: int) -> Inode:
@@ -49,7 +58,10 @@ def damaged(number: int) -> Inode:
 
 def save(txn: Transaction, inode: Inode) -> None:
     """Stage the attributes of an inode."""
-    txn.save(keys.inode(inode.number), encode_inode(inode))
+    k = keys.inode(inode.number)
+    head = txn.save(k, encode_inode(inode))
+    if txn.decoded is not None:
+        txn.decoded.put(k, head, inode)
 
 
 def create(txn: Transaction, parent: Inode, mode: int, *, rdev: int = 0, target: bytes = b"") -> Inode:

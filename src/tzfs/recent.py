@@ -7,7 +7,7 @@ the figures.
 from __future__ import annotations
 
 import enum
-from typing import Final
+from typing import Any, Final
 
 
 class Unknown(enum.Enum):
@@ -58,3 +58,28 @@ class Recent:
     def clear(self) -> None:
         """Know nothing."""
         self._young, self._old = {}, {}
+
+
+class Decoded:
+    """What heads were decoded to last, at most `size` of them.
+
+    Each stands beside the very bytes that it was decoded from. As long as the store gives these, and not just
+    the like of them, nothing has changed and they need no second look: nobody has to say when one is stale.
+    """
+
+    __slots__ = ("_known", "_size")
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._known: dict[bytes, tuple[bytes, Any]] = {}
+
+    def get(self, k: bytes, head: bytes) -> Any:  # noqa: ANN401 - whatever its caller has put there
+        """Return what `head`, the head of K, was decoded to, None where that is not known."""
+        known = self._known.get(k)
+        return known[1] if known is not None and known[0] is head else None
+
+    def put(self, k: bytes, head: bytes, value: object) -> None:
+        """Remember what a head was decoded to, or encoded from."""
+        if len(self._known) >= self._size:
+            self._known.clear()
+        self._known[k] = (head, value)

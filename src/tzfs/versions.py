@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from tzfs import keys
 from tzfs.errors import InputOutput
+from tzfs.recent import Decoded
 from tzfs.records import (
     CHANGED,
     CREATED,
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 
     from tzfs.kv import Store
 
+DECODED_HEADS: Final = 2048
+"""Inodes that are kept as they were decoded, of some 500 bytes each."""
 SCAN_PAGE: Final = 512
 """Records that one engine scan brings when a whole range is wanted: bounded memory, few calls."""
 
@@ -58,7 +61,14 @@ as a rule most of what stands there is seen. Where little is, the pages grow."""
 
 
 class Reader(Protocol):
-    """A tree of keys at one moment: the live one, a snapshot, or the live one within a transaction."""
+    """A tree of keys at one moment: the live one, a snapshot, or the live one within a transaction.
+
+    decoded: what heads were decoded to; None where `get_raw` does not give the heads that count.
+    """
+
+    @property
+    def decoded(self) -> Decoded | None:
+        """See the class."""
 
     def load(self, k: bytes) -> bytes | None:
         """Return the payload of K at that moment, None where it does not exist."""
@@ -95,10 +105,11 @@ def scan_all(
 class Live:
     """The live tree: a `Reader` of heads."""
 
-    __slots__ = ("get_raw", "scan_raw", "store")
+    __slots__ = ("decoded", "get_raw", "scan_raw", "store")
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, decoded: Decoded) -> None:
         self.store = store
+        self.decoded: Decoded | None = decoded
         self.get_raw = store.get
         self.scan_raw = store.scan
 
@@ -116,10 +127,11 @@ class Live:
 class Shut:
     """A `Reader` of a live tree that nobody may see, as it is neither what it was nor what it will be."""
 
-    __slots__ = ("_reason",)
+    __slots__ = ("_reason", "decoded")
 
     def __init__(self, reason: str) -> None:
         self._reason = reason
+        self.decoded: Decoded | None = None
 
     def load(self, _k: bytes) -> bytes | None:
         """Raise `InputOutput`."""
@@ -141,10 +153,11 @@ class Shut:
 class Past:
     """The tree as snapshot `txn` sees it: a `Reader` that never changes while that snapshot exists."""
 
-    __slots__ = ("get_raw", "scan_raw", "store", "txn")
+    __slots__ = ("decoded", "get_raw", "scan_raw", "store", "txn")
 
     def __init__(self, store: Store, txn: int) -> None:
         self.store = store
+        self.decoded: Decoded | None = None
         self.txn = txn
         self.get_raw = store.get
         self.scan_raw = store.scan
@@ -224,7 +237,8 @@ class Versions:
         self.txn = txn
         self.sealed = sorted(snapshots)
         self.rollback_txn = rollback_txn
-        self.live: Reader = Live(store)
+        self.decoded = Decoded(DECODED_HEADS)
+        self.live: Reader = Live(store, self.decoded)
 
     def shut(self, reason: str) -> None:
         """Let every look at the live tree, and every change, be refused with `InputOutput`."""
@@ -232,7 +246,7 @@ class Versions:
 
     def open(self) -> None:
         """Let the live tree be seen (again)."""
-        self.live = Live(self.store)
+        self.live = Live(self.store, self.decoded)
 
     @property
     def is_shut(self) -> bool:
@@ -339,11 +353,12 @@ class VersionedBatch(Batch):
     begins with a header that says its birth, so that most changes compare and join bytes and decode nothing.
     """
 
-    __slots__ = ("_header", "_log_prefix", "caller", "txn", "versions")
+    __slots__ = ("_header", "_log_prefix", "caller", "decoded", "txn", "versions")
 
     def __init__(self, versions: Versions, caller: Caller, as_of: int | None = None) -> None:
         super().__init__(versions.store)
         self.versions = versions
+        self.decoded: Decoded | None = versions.decoded
         self.caller = caller
         self.txn = txn = versions.txn if as_of is None else as_of
         self._header = head_header(txn, fresh=False)
@@ -364,20 +379,22 @@ class VersionedBatch(Batch):
         self.assume_absent(keys.HEAD + k)
         self.assume_absent(self._log_prefix + k)
 
-    def save(self, k: bytes, payload: bytes) -> None:
-        """Make `payload` the live record of K."""
+    def save(self, k: bytes, payload: bytes) -> bytes:
+        """Make `payload` the live record of K, and return its head."""
         key = keys.HEAD + k
         value = self.get_raw(key)
         if value is None:
             fresh = self._log_created(k)
             header = head_header(self.txn, fresh=True) if fresh else self._header
-            self.staged[key] = header + payload
+            head = header + payload
         elif is_same_birth(value, self._header):
-            self.staged[key] = value[:HEAD_SIZE] + payload
+            head = value[:HEAD_SIZE] + payload
         else:
             self._supersede(k, value)
-            self.staged[key] = self._header + payload
+            head = self._header + payload
             self._log(k, CHANGED)
+        self.staged[key] = head
+        return head
 
     def remove(self, k: bytes) -> None:
         """Let K exist no more. Nothing happens where it does not."""

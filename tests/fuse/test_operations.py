@@ -13,6 +13,7 @@ from pyfuse3 import EntryAttributes
 from support.adapter import CTX, ROOT, SNAPSHOTS, Mount, lines, refused
 from support.kernel import Context, Fields, ReaddirBuffer
 from support.logs import assert_logs
+from tzfs.fuse import attributes
 from tzfs.fuse.attributes import CACHED_S, statistics
 from tzfs.fuse.views import SNAPSHOTS_NAME
 from tzfs.records import Usage
@@ -57,6 +58,27 @@ async def test_attributes_are_all_carried_over(mount: Mount) -> None:
     )
     times = (entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns)
     assert times == (inode.atime_ns, inode.mtime_ns, inode.ctime_ns)
+
+
+async def test_the_struct_of_an_inode_is_built_once_for_each_state_of_it(mount: Mount) -> None:
+    number = await mount.create(b"f")
+    first = await mount.ops.getattr(number, CTX)
+    assert await mount.ops.lookup(ROOT, b"f", CTX) is first
+    wanted = EntryAttributes()
+    wanted.st_mode = 0o640
+    second = await mount.ops.setattr(number, wanted, Fields(update_mode=True), None, CTX)
+    assert (stat.S_IMODE(first.st_mode), stat.S_IMODE(second.st_mode)) == (0o644, 0o640)
+    assert await mount.ops.getattr(number, CTX) is second
+
+
+async def test_structs_are_kept_of_so_many_inodes_and_no_more(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attributes, "_BUILT_MAX", 3)
+    numbers = [await mount.create(b"f%d" % at) for at in range(10)]
+    for number in (*numbers, *reversed(numbers)):
+        assert (await mount.ops.getattr(number, CTX)).st_ino == number
+        assert len(mount.ops._attributes._built) <= 3
 
 
 @pytest.mark.parametrize("time_ns", [-1, -(10**18) - 1, 1, 5 * 10**18 + 123456789])

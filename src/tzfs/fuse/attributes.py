@@ -7,7 +7,7 @@ from typing import Final
 
 import pyfuse3
 
-from tzfs.fuse.views import SNAPSHOTS_VIEW, VIEW_SHIFT
+from tzfs.fuse.views import LIVE, SNAPSHOTS_VIEW, VIEW_SHIFT
 from tzfs.records import INODE_MAX, NAME_MAX, TIME_MAX_NS, TIME_MIN_NS, AttributeChanges, Inode, Usage
 
 CACHED_S: Final = 86400.0
@@ -44,6 +44,32 @@ def attributes(inode: Inode, view: int, *, entry_timeout: float = CACHED_S) -> p
     entry.st_mtime_ns = inode.mtime_ns
     entry.st_ctime_ns = inode.ctime_ns
     return entry
+
+
+class LiveAttributes:
+    """The kernel's structs for live inodes, each built once for as long as the core gives the same inode.
+
+    The same, not just the like of it: an inode never changes, so what was built from it does not either.
+    """
+
+    def __init__(self) -> None:
+        self._built: dict[int, tuple[Inode, pyfuse3.EntryAttributes]] = {}
+
+    def of(self, inode: Inode) -> pyfuse3.EntryAttributes:
+        """Return the struct for an inode in the live tree; nobody may change it."""
+        number = inode.number
+        built = self._built.get(number)
+        if built is not None and built[0] is inode:
+            return built[1]
+        entry = attributes(inode, LIVE)
+        if len(self._built) >= _BUILT_MAX:
+            self._built.clear()
+        self._built[number] = (inode, entry)
+        return entry
+
+
+_BUILT_MAX: Final = 2048
+"""Structs that are kept, of some 300 bytes each."""
 
 
 def no_entry() -> pyfuse3.EntryAttributes:

@@ -28,7 +28,15 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
 
 from tzfs.bulk import Write
 from tzfs.errors import NoEntry, NoSpace, ReadOnly, Stale
-from tzfs.fuse.attributes import CACHED_S, attributes, changes, kept_times, no_entry, statistics
+from tzfs.fuse.attributes import (
+    CACHED_S,
+    LiveAttributes,
+    attributes,
+    changes,
+    kept_times,
+    no_entry,
+    statistics,
+)
 from tzfs.fuse.boundary import notice, request
 from tzfs.fuse.bulk import BulkWriter
 from tzfs.fuse.commands import Commands
@@ -100,14 +108,20 @@ class Operations(pyfuse3.Operations):
         self.commands = Commands(fs, flush=flush, known=self._known, handles=self._handles, resync=resync)
         self._bulk = bulk
         self._no_entry = no_entry()
+        self._attributes = LiveAttributes()
 
     # --------------------------------------------------------------- helpers
 
     def _caller(self, ctx: Ctx) -> Caller:
         return Caller(ctx.uid, ctx.gid, ctx.pid, self._programs.name(ctx.pid))
 
-    def _entry(self, inode: Inode, view: int = LIVE, entry_timeout: float = CACHED_S) -> EntryAttributes:
-        """Return an answer that makes the kernel know an inode (once more), and count that."""
+    def _live_entry(self, inode: Inode) -> EntryAttributes:
+        """Return an answer that makes the kernel know a live inode (once more), and count that."""
+        self._known.add(inode.number)
+        return self._attributes.of(inode)
+
+    def _entry(self, inode: Inode, view: int, entry_timeout: float) -> EntryAttributes:
+        """Do so for an inode in any view."""
         self._count(inode.number, view)
         return attributes(inode, view, entry_timeout=entry_timeout)
 
@@ -148,7 +162,7 @@ class Operations(pyfuse3.Operations):
             if not inode.nlink:
                 # "." finds an orphan too, but who knows only a number comes too late (open_by_handle_at).
                 raise Stale(f"inode {inode.number} has no name any more")
-            return self._entry(inode)
+            return self._live_entry(inode)
         view, inode = self._views.lookup(parent_inode, name)
         return self._entry(inode, view, 0.0 if view_of(parent_inode) == SNAPSHOTS_VIEW else CACHED_S)
 
@@ -175,7 +189,7 @@ class Operations(pyfuse3.Operations):
         """Return attributes; the kernel learns no name by it, so nothing is counted."""
         if inode <= INODE_MAX:
             self.losses.tell(inode, ctx.pid)
-            return attributes(self._fs.getattr(inode), LIVE)
+            return self._attributes.of(self._fs.getattr(inode))
         return attributes(self._views.getattr(inode), view_of(inode))
 
     @request
@@ -186,14 +200,14 @@ class Operations(pyfuse3.Operations):
         refuse_change(inode)
         asked = changes(attr, fields)
         if (kept := kept_times(asked)) is not None:
-            return attributes(self._fs.settle_times(inode, *kept, self._caller(ctx)), LIVE)
+            return self._attributes.of(self._fs.settle_times(inode, *kept, self._caller(ctx)))
         if await self.commands.claims(ctx.pid, inode, asked):
-            return attributes(self.commands.shown(inode), LIVE)
+            return self._attributes.of(self.commands.shown(inode))
         if asked.size is not None and asked.mtime_ns is None and not self._stamp:
             # The kernel, which keeps the times, sends them with every size but the one that a file has.
             now = self._fs.getattr(inode)
             asked = asked._replace(mtime_ns=now.mtime_ns, ctime_ns=now.ctime_ns)
-        return attributes(self._fs.setattr(inode, asked, self._caller(ctx)), LIVE)
+        return self._attributes.of(self._fs.setattr(inode, asked, self._caller(ctx)))
 
     @request
     async def readlink(self, inode: int, ctx: Ctx) -> bytes:
@@ -212,7 +226,7 @@ class Operations(pyfuse3.Operations):
     async def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: Ctx) -> EntryAttributes:
         """Make a file of any type but a directory or a symlink."""
         refuse_new_name(parent_inode, name)
-        return self._entry(self._fs.mknod(parent_inode, name, mode, rdev, self._caller(ctx)))
+        return self._live_entry(self._fs.mknod(parent_inode, name, mode, rdev, self._caller(ctx)))
 
     @request
     async def create(
@@ -225,7 +239,7 @@ class Operations(pyfuse3.Operations):
         fh = self._handles.open(inode.number, LIVE, None, caller, writable=True)
         if flags & os.O_DIRECT:
             self._handles.note_direct(inode.number)
-        return FileInfo(fh=fh), self._entry(inode)
+        return FileInfo(fh=fh), self._live_entry(inode)
 
     @request
     async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: Ctx) -> EntryAttributes:
@@ -235,20 +249,20 @@ class Operations(pyfuse3.Operations):
             view, inode = self._views.lookup(parent_inode, name)
             return self._entry(inode, view, 0.0)
         refuse_new_name(parent_inode, name)
-        return self._entry(self._fs.mkdir(parent_inode, name, mode, self._caller(ctx)))
+        return self._live_entry(self._fs.mkdir(parent_inode, name, mode, self._caller(ctx)))
 
     @request
     async def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: Ctx) -> EntryAttributes:
         """Make a symlink."""
         refuse_new_name(parent_inode, name)
-        return self._entry(self._fs.symlink(parent_inode, name, target, self._caller(ctx)))
+        return self._live_entry(self._fs.symlink(parent_inode, name, target, self._caller(ctx)))
 
     @request
     async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: Ctx) -> EntryAttributes:
         """Give a file another name; not to one of a snapshot, which is on another device, so to speak."""
         refuse_new_name(new_parent_inode, new_name)
         refuse_leaving(inode)
-        return self._entry(self._fs.link(inode, new_parent_inode, new_name, self._caller(ctx)))
+        return self._live_entry(self._fs.link(inode, new_parent_inode, new_name, self._caller(ctx)))
 
     @request
     async def unlink(self, parent_inode: int, name: bytes, ctx: Ctx) -> None:
