@@ -202,6 +202,28 @@ def test_links_are_gone_when_what_they_lead_to_cannot_be_opened(
     assert not list(tmp_path.glob("tzfs-reading-*"))
 
 
+def test_links_that_a_killed_reader_left_are_removed_by_the_next(
+    crashed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(stand_in, "is_needed", lambda _: True)
+    killed, young, used = (tmp_path / f"tzfs-reading-{name}" for name in ("killed", "young", "used"))
+    for path in (killed, young):
+        path.mkdir()
+        (path / "CURRENT").symlink_to(crashed / "CURRENT")
+    stand_in.fill(used, crashed)
+    for path in (killed, used):
+        os.utime(path, (0, 0))
+    try:
+        descriptors = len(list(Path("/proc/self/fd").iterdir()))
+        RocksStore.open(crashed, read_only=True).close()
+        assert sorted(tmp_path.glob("tzfs-reading-*")) == [used, young]
+        assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    finally:
+        stand_in.remove(used)
+    assert (crashed / "CURRENT").exists(), "the link went, not what it leads to"
+
+
 def test_a_lost_page_that_the_engine_takes_for_padding_ends_the_log(crashed: Path) -> None:
     path = log_of(crashed)
     data = path.read_bytes()

@@ -26,7 +26,7 @@ from tzfs.records import (
     decode_xattr,
 )
 from tzfs.snapshots import require_label
-from tzfs.versions import Past, scan_all
+from tzfs.versions import scan_all
 from tzfs.volume import ROOT, Transaction
 
 if TYPE_CHECKING:
@@ -329,7 +329,7 @@ def _past_entries_name_inodes(fs: Filesystem, _heads: _Scan) -> Iterator[str]:
         snapshot = fs.versions.before(until + 1)
         if snapshot < birth:
             continue
-        found = Past(fs.store, snapshot).load(keys.inode(decode_entry(payload)))
+        found = fs.versions.at(snapshot).load(keys.inode(decode_entry(payload)))
         if found is None or decode_inode(0, found).nlink == 0:
             name = keys.split_entry(k).name
             yield f"{name!r} of snapshot {snapshot} names an inode that is missing there"

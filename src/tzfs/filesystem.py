@@ -43,7 +43,7 @@ from tzfs.records import (
     Usage,
 )
 from tzfs.snapshots import Snapshots
-from tzfs.versions import Past, Reader
+from tzfs.versions import Reader
 from tzfs.volume import CHUNK_SIZE_DEFAULT, ROOT, Transaction, Volume
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Filesystem:
             return self.versions.live
         if not self.versions.exists(at):
             raise SnapshotMissing(f"there is no snapshot {at}")
-        return Past(self.store, at)
+        return self.versions.at(at)
 
     def _begin(self, caller: Caller) -> Transaction:
         self._require_changeable()

@@ -21,7 +21,7 @@ from tzfs.records import (
     encode_mark,
     encode_superblock,
 )
-from tzfs.versions import Live, Past, scan_all
+from tzfs.versions import Live, scan_all
 from tzfs.volume import ROOT, Transaction
 
 if TYPE_CHECKING:
@@ -102,8 +102,8 @@ def diff(volume: Volume, directories: Directories, old: int, new: int | None) ->
     A directory counts as changed when its own attributes are, not for what is in it.
     """
     log = touched(volume, old + 1, volume.versions.txn if new is None else new)
-    before: Reader = Past(volume.store, old)
-    after: Reader = volume.versions.live if new is None else Past(volume.store, new)
+    before = volume.versions.at(old)
+    after = volume.versions.live if new is None else volume.versions.at(new)
     changes = list(_entry_changes(log, before, after, directories))
     told = {change.inode.number for change in changes if change.kind != REMOVED}
     changes += _inode_changes(log, before, after, directories, told)
@@ -238,7 +238,7 @@ class Rollback:
         self.goal = goal
         self.is_half_done = False
         """Some steps are done and some are not: the live tree is shut, for it is a mixture."""
-        self._past = Past(volume.store, goal)
+        self._past = volume.versions.at(goal)
         self._live = Live(volume.store, volume.versions.decoded)
         self.restored = Restored(set(), set())
 

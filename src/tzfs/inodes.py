@@ -26,17 +26,13 @@ def now_ns() -> int:
 def load(reader: Reader, number: int) -> Inode:
     """Return inode `number` at the reader's moment. Raises `NoEntry`, `CorruptRecord`."""
     k = keys.inode(number)
-    decoded = reader.decoded
-    head = None if decoded is None else reader.get_raw(keys.HEAD + k)
-    if decoded is None or head is None:
-        payload = reader.load(k)
-        if payload is None:
-            raise NoEntry(f"inode {number}")
-        return decode_inode(number, payload)
-    inode: Inode | None = decoded.get(k, head)
+    head = reader.head(k)
+    if head is None:
+        raise NoEntry(f"inode {number}")
+    inode: Inode | None = reader.decoded.get(k, head)
     if inode is None:
         inode = decode_inode(number, head_payload(head))
-        decoded.put(k, head, inode)
+        reader.decoded.put(k, head, inode)
     return inode
 
 
@@ -59,9 +55,7 @@ def damaged(number: int) -> Inode:
 def save(txn: Transaction, inode: Inode) -> None:
     """Stage the attributes of an inode."""
     k = keys.inode(inode.number)
-    head = txn.save(k, encode_inode(inode))
-    if txn.decoded is not None:
-        txn.decoded.put(k, head, inode)
+    txn.decoded.put(k, txn.save(k, encode_inode(inode)), inode)
 
 
 def create(txn: Transaction, parent: Inode, mode: int, *, rdev: int = 0, target: bytes = b"") -> Inode:

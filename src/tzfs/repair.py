@@ -34,7 +34,7 @@ from tzfs.records import (
     encode_log,
     encode_mark,
 )
-from tzfs.versions import Past, scan_all
+from tzfs.versions import scan_all
 from tzfs.volume import ROOT, Transaction
 
 LOST_AND_FOUND: Final = b"lost+found"
@@ -318,7 +318,7 @@ class _Repair:
         if not head.birth <= until < self._fs.txn or not versions.sees(head.birth, until):
             return None
         if k[:1] == keys.ENTRY:
-            snapshot = Past(self._fs.store, versions.before(until + 1))
+            snapshot = versions.at(versions.before(until + 1))
             found = snapshot.load(keys.inode(decode_entry(head.payload)))
             if found is None or decode_inode(0, found).nlink == 0:
                 raise CorruptRecord(f"{keys.split_entry(k).name!r} names an inode that is lost")

@@ -397,5 +397,5 @@ class RocksStore:
     def _leave_stand_in(self) -> None:
         """Remove the links that the database was opened through, if it was."""
         if self._opened_at != self._path:
-            shutil.rmtree(self._opened_at, ignore_errors=True)
+            stand_in.remove(self._opened_at)
             self._opened_at = self._path

@@ -17,7 +17,7 @@ from tzfs.errors import FsError, StoreError
 from tzfs.filesystem import Filesystem
 from tzfs.kv import Store
 from tzfs.records import Inode, decode_entry
-from tzfs.versions import Past, Reader, scan_all
+from tzfs.versions import Reader, scan_all
 from tzfs.volume import ROOT
 
 _PAGE_BYTES: Final = 1 << 20
@@ -116,7 +116,7 @@ def forget_cached_pages(database: Path) -> None:
 def hits(fs: Filesystem) -> Iterator[Hit]:
     """Walk the live tree and every snapshot, and yield what cannot be read whole. Costs the whole tree."""
     for snapshot in (None, *(row.txn for row in fs.snapshots())):
-        reader: Reader = fs.versions.live if snapshot is None else Past(fs.store, snapshot)
+        reader = fs.versions.live if snapshot is None else fs.versions.at(snapshot)
         for path, what in _unreadable(fs, reader, ROOT, b""):
             yield Hit(path or b"/", snapshot, what)
 

@@ -63,12 +63,13 @@ as a rule most of what stands there is seen. Where little is, the pages grow."""
 class Reader(Protocol):
     """A tree of keys at one moment: the live one, a snapshot, or the live one within a transaction.
 
-    decoded: what heads were decoded to; None where `get_raw` does not give the heads that count.
+    decoded: what records were decoded to last, for whoever decodes those of `head`.
     """
 
-    @property
-    def decoded(self) -> Decoded | None:
-        """See the class."""
+    decoded: Decoded
+
+    def head(self, k: bytes) -> bytes | None:
+        """Return the whole record of K at that moment, None where it does not exist."""
 
     def load(self, k: bytes) -> bytes | None:
         """Return the payload of K at that moment, None where it does not exist."""
@@ -109,9 +110,13 @@ class Live:
 
     def __init__(self, store: Store, decoded: Decoded) -> None:
         self.store = store
-        self.decoded: Decoded | None = decoded
+        self.decoded = decoded
         self.get_raw = store.get
         self.scan_raw = store.scan
+
+    def head(self, k: bytes) -> bytes | None:
+        """See `Reader.head`."""
+        return self.store.get(keys.HEAD + k)
 
     def load(self, k: bytes) -> bytes | None:
         """See `Reader.load`."""
@@ -129,9 +134,13 @@ class Shut:
 
     __slots__ = ("_reason", "decoded")
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, decoded: Decoded) -> None:
         self._reason = reason
-        self.decoded: Decoded | None = None
+        self.decoded = decoded
+
+    def head(self, _k: bytes) -> bytes | None:
+        """Raise `InputOutput`."""
+        raise InputOutput(self._reason)
 
     def load(self, _k: bytes) -> bytes | None:
         """Raise `InputOutput`."""
@@ -155,25 +164,25 @@ class Past:
 
     __slots__ = ("decoded", "get_raw", "scan_raw", "store", "txn")
 
-    def __init__(self, store: Store, txn: int) -> None:
+    def __init__(self, store: Store, txn: int, decoded: Decoded) -> None:
         self.store = store
-        self.decoded: Decoded | None = None
+        self.decoded = decoded
         self.txn = txn
         self.get_raw = store.get
         self.scan_raw = store.scan
 
-    def load(self, k: bytes) -> bytes | None:
-        """See `Reader.load`. One get for what has not changed since, one bounded seek for what has."""
+    def head(self, k: bytes) -> bytes | None:
+        """See `Reader.head`. One get for what has not changed since, one bounded seek for what has."""
         value = self.store.get(keys.HEAD + k)
-        if value is not None:
-            birth, _, payload = decode_head(value)
-            if birth <= self.txn:
-                return payload
+        if value is not None and decode_head(value).birth <= self.txn:
+            return value
         found = self.store.scan(*keys.past_from(k, self.txn), 1)
-        if not found:
-            return None
-        birth, _, payload = decode_head(found[0][1])
-        return payload if birth <= self.txn else None
+        return found[0][1] if found and decode_head(found[0][1]).birth <= self.txn else None
+
+    def load(self, k: bytes) -> bytes | None:
+        """See `Reader.load`."""
+        value = self.head(k)
+        return None if value is None else head_payload(value)
 
     def scan(self, lower: bytes, upper: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """See `Reader.scan`: the heads and the past records of the range that this snapshot sees.
@@ -242,7 +251,7 @@ class Versions:
 
     def shut(self, reason: str) -> None:
         """Let every look at the live tree, and every change, be refused with `InputOutput`."""
-        self.live = Shut(reason)
+        self.live = Shut(reason, self.decoded)
 
     def open(self) -> None:
         """Let the live tree be seen (again)."""
@@ -263,6 +272,10 @@ class Versions:
         sealed = self.sealed
         at = bisect_left(sealed, first)
         return at < len(sealed) and sealed[at] <= last
+
+    def at(self, txn: int) -> Reader:
+        """Return the tree as snapshot `txn` sees it."""
+        return Past(self.store, txn, self.decoded)
 
     def exists(self, txn: int) -> bool:
         """Tell whether snapshot `txn` exists."""
@@ -358,11 +371,15 @@ class VersionedBatch(Batch):
     def __init__(self, versions: Versions, caller: Caller, as_of: int | None = None) -> None:
         super().__init__(versions.store)
         self.versions = versions
-        self.decoded: Decoded | None = versions.decoded
+        self.decoded = versions.decoded
         self.caller = caller
         self.txn = txn = versions.txn if as_of is None else as_of
         self._header = head_header(txn, fresh=False)
         self._log_prefix = keys.log(txn, b"")
+
+    def head(self, k: bytes) -> bytes | None:
+        """See `Reader.head`."""
+        return self.get_raw(keys.HEAD + k)
 
     def load(self, k: bytes) -> bytes | None:
         """See `Reader.load`."""

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 @pass_state
 def create(state: State, name: str, quota: int, inodes: int | None, chunk_size: int | None) -> None:
     """Make an empty filesystem, and the store if there is none."""
-    store = state.open_store(create=True)
     from tzfs.volume import CHUNK_SIZE_DEFAULT  # noqa: PLC0415
 
     if chunk_size is None:
         chunk_size = CHUNK_SIZE_DEFAULT
+    store = state.open_store(create=True)
     store.create(name, chunk_size=chunk_size, quota_bytes=quota, inodes_max=inodes or 0)
 
 
