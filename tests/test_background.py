@@ -74,7 +74,7 @@ async def test_reclaim_takes_up_work_that_comes_later(autojump_clock: MockClock)
     fs = Filesystem(engine)
     activity = Activity()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(background.run_reclaim, fs, activity)
+        nursery.start_soon(background.run_reclaim, fs, activity, lambda: False)
         await trio.sleep(5)
         inode = fs.mknod(1, b"a", stat.S_IFREG | 0o644, 0, NOBODY)
         fs.write(inode.number, 0, b"x" * 100_000, NOBODY, stamp=True)
@@ -103,8 +103,9 @@ async def test_reclaim_waits_for_a_calm_moment_but_not_for_ever(autojump_clock: 
         fs.unlink(1, b"a", NOBODY)
         fs.release([inode.number])
 
+    full: list[object] = []
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(background.run_reclaim, fs, activity)
+        nursery.start_soon(background.run_reclaim, fs, activity, lambda: bool(full))
         activity.note()
         await trio.sleep(2)
         busy_until = trio.current_time() + 3 * background.PATIENCE_S
@@ -114,6 +115,12 @@ async def test_reclaim_waits_for_a_calm_moment_but_not_for_ever(autojump_clock: 
         assert fs.reclaim_backlog() == 1
         await trio.sleep(3 * background.RECLAIM_IDLE_S)
         assert fs.reclaim_backlog() == 0, "it was asked for something all the time"
+        await trio.sleep(background.RECLAIM_IDLE_S)
+        leave_work()
+        full.append("the disk")
+        await trio.sleep(background.RECLAIM_IDLE_S + 3 * background.CALM_S)
+        assert fs.reclaim_backlog() == 0, "somebody waits for room"
+        full.clear()
         await trio.sleep_until(busy_until + 1)
         leave_work()
         activity.note()

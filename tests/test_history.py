@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import stat
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
 from support.faults import FaultyStore
-from tzfs import history
+from tzfs import history, keys
 from tzfs.check import check
 from tzfs.errors import InputOutput, NoEntry, NoSpace, StoreFull
 from tzfs.filesystem import Filesystem
@@ -106,6 +107,63 @@ def test_an_orphan_is_removed_in_the_end_although_the_disk_was_full(store: Store
         fs.getattr(number)
     assert fs.usage().stored_bytes == 0
     assert check(fs) == []
+
+
+def test_snapshots_that_go_together_are_pruned_in_one_pass(store: Store) -> None:
+    """Each by itself would read all of the change log behind it."""
+    Filesystem.format(store, chunk_size=CHUNK)
+    fs = Filesystem(store)
+    number = make_file(fs)
+    count = 40
+    for _ in range(count):
+        fs.write(number, 0, CONTENT, NOBODY, stamp=True)
+        fs.snapshot()
+    for snapshot in fs.snapshots():
+        fs.delete_snapshot(b"%d" % snapshot.txn)
+    read = []
+
+    class Counting:
+        def __getattr__(self, name: str) -> object:
+            return getattr(store, name)
+
+        def scan(self, lower: bytes, upper: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+            pairs = store.scan(lower, upper, limit)
+            if lower[:1] == keys.LOG:
+                read.extend(pairs)
+            return pairs
+
+    fs.volume.store = Counting()  # type: ignore[assignment]
+    reclaim(fs)
+    fs.volume.store = store
+    assert check(fs) == []
+    assert fs.usage().stored_bytes == len(CONTENT)
+    assert len(read) <= 4 * 3 * count
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_is_deleted_while_a_pass_is_under_way_is_pruned_too(fs: Filesystem, seed: int) -> None:
+    rng = random.Random(seed)
+    numbers = [make_file(fs, b"f%d" % at) for at in range(4)]
+    seen: dict[int, list[bytes]] = {}
+    for step in range(60):
+        number = rng.choice(numbers)
+        fs.write(number, rng.randrange(len(CONTENT)), b"%d" % step * 99, NOBODY, stamp=True)
+        if rng.random() < 0.5:
+            txn = fs.snapshot().txn
+            seen[txn] = [fs.read(number, 0, 1 << 20) for number in numbers]
+        if seen and rng.random() < 0.4:
+            txn = rng.choice(list(seen))
+            del seen[txn]
+            fs.delete_snapshot(b"%d" % txn)
+        for _ in range(rng.randrange(3)):
+            fs.reclaim(1)
+    reclaim(fs)
+    assert check(fs) == []
+    assert {txn: [fs.read(number, 0, 1 << 20, at=txn) for number in numbers] for txn in seen} == seen
+    for txn in seen:
+        fs.delete_snapshot(b"%d" % txn)
+    reclaim(fs)
+    assert fs.usage().stored_bytes == fs.usage().live_bytes
 
 
 def test_a_slice_of_pruning_ends_when_its_budget_is_spent(

@@ -351,6 +351,42 @@ def test_flush_and_compact_keep_the_content(database: Path) -> None:
         assert everything(store) == {k: v for k, v in CONTENT.items() if k != b"ha"}
 
 
+def test_who_comes_after_a_sync_has_no_need_of_another(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Counting:
+        def __getattr__(self, name: str) -> object:
+            return getattr(engine, name)
+
+        def flush_wal(self, sync: bool) -> None:
+            synced.append(sync)
+            if errors:
+                raise errors.pop()
+            engine.flush_wal(sync)
+
+    synced: list[bool] = []
+    errors: list[OSError] = []
+    with closing(RocksStore.open(database)) as store:
+        engine = store._database
+        store.sync()
+        monkeypatch.setattr(store, "_database", Counting())
+        store.sync()
+        assert synced == []
+        store.write({b"ha": b"1"})
+        for _ in range(3):
+            store.sync()
+            assert store.sync_at_once()
+        assert synced == [True]
+        store.write({b"ha": b"2"})
+        errors.append(OSError("the disk is gone"))
+        for _ in range(2):
+            with pytest.raises(StoreError, match="gone"):
+                store.sync()
+        monkeypatch.undo()
+        store.reopen()
+        assert store._unsynced_bytes, "what could not be synced still is not"
+
+
 def test_a_sync_at_once_is_refused_when_it_may_take_long(
     database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

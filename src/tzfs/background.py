@@ -72,13 +72,13 @@ class Supervisor:
         }
 
 
-async def run_reclaim(fs: Filesystem, activity: Activity) -> None:
+async def run_reclaim(fs: Filesystem, activity: Activity, is_urgent: Callable[[], bool]) -> None:
     """Reclaim in slices of a few ms when nobody asks for anything.
 
-    As long as somebody does, it waits, for `rm -rf` takes longer with it, but not beyond `PATIENCE_S`. Then
-    slices run between requests, and rest as long as each took: half of the time is for those.
+    As long as somebody does, it waits, for `rm -rf` takes longer with it, unless it is urgent, and not beyond
+    `PATIENCE_S`. Then slices run between requests and rest as long as each took: half of the time is theirs.
     """
-    patient_until = 0.0
+    patient_until = trio.current_time() + PATIENCE_S
     calm = -1
     while True:
         seen = activity.count
@@ -86,7 +86,9 @@ async def run_reclaim(fs: Filesystem, activity: Activity) -> None:
             await activity.rest(RECLAIM_IDLE_S, seen)
             patient_until = trio.current_time() + PATIENCE_S
             continue
-        if calm != seen and trio.current_time() < patient_until:
+        if calm == seen:
+            patient_until = trio.current_time() + PATIENCE_S
+        elif trio.current_time() < patient_until and not is_urgent():
             await trio.sleep(CALM_S)
             calm = seen
             continue

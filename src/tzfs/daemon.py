@@ -157,7 +157,9 @@ class Daemon:
             return []
         activity, sync = COUNTERS.activity, self._syncer.sync
         tasks: dict[str, Callable[[], Awaitable[None]]] = {
-            "reclaim": functools.partial(background.run_reclaim, self._filesystem, activity),
+            "reclaim": functools.partial(
+                background.run_reclaim, self._filesystem, activity, lambda: self._space.is_full
+            ),
             "quota": functools.partial(background.run_quota_watch, self._filesystem, activity),
             "space": functools.partial(self._space.run, activity),
             "losses": self._operations.losses.run,

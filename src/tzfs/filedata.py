@@ -178,8 +178,8 @@ class _Slots:
             for at in range(max(index - base, 0), SEGMENT_CHUNKS):
                 self.clear(base + at)
 
-    def finish(self) -> Inode:
-        """Stage the maps and return the inode with its slot and its bytes; the caller saves it."""
+    def finish(self, size: int) -> Inode:
+        """Stage the maps and return the inode with its slot, its bytes and a size; the caller saves it."""
         for segment in self.touched:
             k = keys.chunk_map(self.inode.content, segment)
             if self.maps[segment].is_empty:
@@ -189,7 +189,9 @@ class _Slots:
         if self.inode.nlink:
             self.txn.live_bytes += self.stored_bytes - self.inode.stored_bytes
         birth, length = self.chunk0
-        return self.inode._replace(chunk0_birth=birth, chunk0_length=length, stored_bytes=self.stored_bytes)
+        return self.inode._replace(
+            chunk0_birth=birth, chunk0_length=length, stored_bytes=self.stored_bytes, size=size
+        )
 
 
 class FileData:
@@ -267,8 +269,7 @@ class FileData:
             elif start:
                 piece = bytes(start) + piece
             slots.put(index, piece)
-        inode = slots.finish()
-        return inode if end <= inode.size else inode._replace(size=end)
+        return slots.finish(max(end, inode.size))
 
     def truncate(self, txn: Transaction, inode: Inode, size: int) -> Inode:
         """Stage a new size and return the inode with it; the caller stamps and saves it.
@@ -281,7 +282,7 @@ class FileData:
         if size == 0 and has_maps(inode):
             inode = abandon_content(txn, inode)
         elif size < inode.size and inode.stored_bytes:
-            inode = self._cut(txn, inode, size)
+            return self._cut(txn, inode, size)
         return inode._replace(size=size)
 
     def _cut(self, txn: Transaction, inode: Inode, size: int) -> Inode:
@@ -296,7 +297,7 @@ class FileData:
             slots.clear(0)
         if has_maps(inode):
             slots.clear_from(max(last, 1))
-        return slots.finish()
+        return slots.finish(size)
 
 
 def _load_map(reader: Reader, content: int, segment: int) -> SlotMap:

@@ -8,9 +8,9 @@ changed since; what came later is not part of its history.
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
+from tzfs import stand_in
 from tzfs.catalog import FilesystemRow
 from tzfs.filesystem import Filesystem
 from tzfs.rocks import RocksStore
@@ -39,7 +39,7 @@ def fork_from(
         _go_back(copy, snapshot)
         return store.adopt(name, row.config, copy)
     finally:
-        shutil.rmtree(copy, ignore_errors=True)
+        stand_in.remove(copy)
 
 
 def _go_back(database: Path, snapshot: str | None) -> None:

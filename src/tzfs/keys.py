@@ -61,8 +61,8 @@ COUNTERS: Final = b"mC"
 ROLLBACK: Final = b"mR"
 
 SEGMENT_CHUNKS: Final = 64
-"""Slots of one chunk map. 64 slots of 12 bytes keep a map record below 1 KiB, and cover 4 MiB of
-file at the default chunk size: a sequential writer touches a new map every four requests of 1 MiB."""
+"""Slots of one chunk map. 64 slots of 12 bytes keep a map record below 1 KiB, and cover 1 MiB of file at the
+default chunk size, which is what a sequential writer sends at once."""
 
 COOKIE_FIRST: Final = 3
 """Cookies 0, 1 and 2 are the start of a listing, "." and ".."."""

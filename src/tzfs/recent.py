@@ -80,6 +80,6 @@ class Decoded:
 
     def put(self, k: bytes, head: bytes, value: object) -> None:
         """Remember what a head was decoded to, or encoded from."""
-        if len(self._known) >= self._size:
+        if len(self._known) >= self._size and k not in self._known:
             self._known.clear()
         self._known[k] = (head, value)

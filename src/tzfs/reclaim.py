@@ -6,7 +6,8 @@ emptied or removed), deleted snapshots, and chunks that a large write stored and
 slice is one or a few small transactions; nothing is lost if it stops between any two of them.
 
 Pruning deleted snapshot u reads the change log behind it: a record that u alone saw ended before the next
-snapshot n, so its key changed in (u, n]. The cost is what changed, never the tree.
+snapshot n, so its key changed in (u, n]. The cost is what changed, never the tree. All that wait for the same
+n are pruned in one pass, behind the first of them.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ class Reclaim:
             keys.meta_number(key) for key, _ in scan_all(volume.store, *keys.meta_range(b"O"))
         )
         self._prunings = deque(sorted(volume.unpruned))
+        self._passing: list[int] = []
+        """Deleted snapshots behind which a pass is under way; one deleted meanwhile waits for another."""
         self._cursor = b""
         self._trim_from = 0
 
@@ -85,7 +88,7 @@ class Reclaim:
             elif self._volume.tables:
                 budget -= self._drop_unnamed(*next(iter(self._volume.tables.items())))
             elif self._prunings:
-                budget -= self._prune_step(self._prunings[0], budget)
+                budget -= self._prune_step(budget)
             else:
                 return self._trim_log(budget)
         return True
@@ -160,13 +163,17 @@ class Reclaim:
             self._volume.tables[content] = rest
         return _CHUNKS_A_STEP + len(txn.staged)
 
-    def _prune_step(self, gone: int, budget: int) -> int:
-        """Prune behind one deleted snapshot for some of the change log; return the records touched.
+    def _prune_step(self, budget: int) -> int:
+        """Prune behind deleted snapshots for some of the change log; return the records touched.
 
         A K costs what it is looked for with, and what goes with it: of a map up to 64 chunks. So it is K by K
         that the budget decides whether another one is begun.
         """
         versions = self._volume.versions
+        if not self._passing:
+            following = versions.after(self._prunings[0])
+            self._passing = [txn for txn in self._prunings if versions.after(txn) == following]
+        gone = min(self._passing)
         following = versions.after(gone)
         lower, upper = keys.log_range(gone + 1, following or versions.txn)
         txn = Transaction(self._volume, NOBODY)
@@ -183,11 +190,13 @@ class Reclaim:
             done += 1
             cost = done * _SEARCH_COST + len(txn.staged)
         if done == len(page) < limit:
-            txn.delete_raw(keys.pruning(gone))
+            for pruned in self._passing:
+                txn.delete_raw(keys.pruning(pruned))
             self._cursor = b""
             txn.commit()
-            self._prunings.popleft()
-            self._volume.unpruned.discard(gone)
+            self._volume.unpruned.difference_update(self._passing)
+            self._prunings = deque(txn for txn in self._prunings if txn in self._volume.unpruned)
+            self._passing = []
         else:
             txn.commit()
             self._cursor = page[done - 1][0] + b"\0"

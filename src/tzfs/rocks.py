@@ -226,7 +226,7 @@ class RocksStore:
         try:
             bounds = rocksdict.ReadOptions()
             bounds.set_iterate_upper_bound(upper)
-            if lower[0] == _DATA:
+            if lower[0] == _DATA and limit > 1:
                 # What was read is in the kernel's pages. (rocksdict's stub forgets the argument.)
                 bounds.fill_cache(False)  # type: ignore[call-arg]  # noqa: FBT003
                 bounds.set_readahead_size(tuning.DATA_READAHEAD_BYTES)
@@ -323,7 +323,11 @@ class RocksStore:
         with self._attached:
             if self._failure is not None:
                 raise self._failure
+            # Of many who ask one after the other, the first has synced for all. What is written while a sync
+            # runs is for the next one.
             unsynced, self._unsynced_bytes = self._unsynced_bytes, 0
+            if not unsynced:
+                return
             try:
                 self._database.flush_wal(sync=True)
             except Exception as error:

@@ -7,7 +7,6 @@ here and now, which it keeps to itself until closed. Whoever calls need not know
 from __future__ import annotations
 
 import secrets
-import shutil
 import time
 from pathlib import Path
 from types import TracebackType
@@ -78,7 +77,7 @@ class MountedSession(Closing):
             finally:
                 engine.close()
         finally:
-            shutil.rmtree(copy, ignore_errors=True)
+            stand_in.remove(copy)
 
     def checkpoint(self) -> Path:
         """See `Session.checkpoint`."""

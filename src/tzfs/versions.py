@@ -159,14 +159,18 @@ class Shut:
         raise InputOutput(self._reason)
 
 
+_NOTHING: Final = Decoded(1)
+"""For snapshots: what a scan of the past brings is other bytes each time, and drives out what is of use."""
+
+
 class Past:
     """The tree as snapshot `txn` sees it: a `Reader` that never changes while that snapshot exists."""
 
     __slots__ = ("decoded", "get_raw", "scan_raw", "store", "txn")
 
-    def __init__(self, store: Store, txn: int, decoded: Decoded) -> None:
+    def __init__(self, store: Store, txn: int) -> None:
         self.store = store
-        self.decoded = decoded
+        self.decoded = _NOTHING
         self.txn = txn
         self.get_raw = store.get
         self.scan_raw = store.scan
@@ -275,7 +279,7 @@ class Versions:
 
     def at(self, txn: int) -> Reader:
         """Return the tree as snapshot `txn` sees it."""
-        return Past(self.store, txn, self.decoded)
+        return Past(self.store, txn)
 
     def exists(self, txn: int) -> bool:
         """Tell whether snapshot `txn` exists."""

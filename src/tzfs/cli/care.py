@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
@@ -105,6 +104,7 @@ def scrub(state: State, name: str, rate: int | None, *, as_json: bool) -> None:
     It works on a copy made of hard links, so a mount goes on meanwhile. Damage is status 1.
     """
     from tzfs import scrub as scrubbing  # noqa: PLC0415
+    from tzfs import stand_in  # noqa: PLC0415
     from tzfs.filesystem import Filesystem  # noqa: PLC0415
     from tzfs.rocks import RocksStore  # noqa: PLC0415
     from tzfs.session import connect  # noqa: PLC0415
@@ -123,7 +123,7 @@ def scrub(state: State, name: str, rate: int | None, *, as_json: bool) -> None:
         finally:
             engine.close()
     finally:
-        shutil.rmtree(copy, ignore_errors=True)
+        stand_in.remove(copy)
     lost = _tell_lost(store, row)
     # The copy is gone; its tables are those of the database, under the same names.
     database = str(store.database(row))

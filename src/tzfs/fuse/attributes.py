@@ -62,7 +62,7 @@ class LiveAttributes:
         if built is not None and built[0] is inode:
             return built[1]
         entry = attributes(inode, LIVE)
-        if len(self._built) >= _BUILT_MAX:
+        if len(self._built) >= _BUILT_MAX and built is None:
             self._built.clear()
         self._built[number] = (inode, entry)
         return entry
