@@ -102,6 +102,7 @@ def past(target: Target, sizes: Sizes) -> Steps:
 
 def _delete(target: TzfsTarget, count: int) -> Steps:
     """Yield the time of deleting snapshots, and until all that only they saw is reclaimed."""
+    target.wait_for_reclaim()  # of what was done before
     take_many(target, count)
     labels = [target.root / ".snapshots" / f"s{number}" for number in range(count)]
 
