@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,6 +28,10 @@ def pytest_report_header() -> str:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Undo what aborted runs left, and listen to the log."""
+    # A shell without job control ignores SIGINT for what it starts in the background, and so would the programs
+    # that tests start, to which they send it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for workspace in machine.sweep():
         print(f"swept {workspace}, left by an aborted run")  # noqa: T201 (the terminal reporter is not there yet)
     logging.getLogger().addHandler(COLLECTOR)
