@@ -28,8 +28,8 @@ def pytest_report_header() -> str:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Undo what aborted runs left, and listen to the log."""
-    # A shell without job control ignores SIGINT for what it starts in the background, and so would the programs
-    # that tests start, to which they send it.
+    # A shell without job control ignores SIGINT for what it starts in the background, and so would programs
+    # that are started here, to which some tests send it.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for workspace in machine.sweep():
