@@ -219,7 +219,7 @@ class AgainstHost(RuleBasedStateMachine):
     @rule(path=s.paths, pair=s.xattrs, flags=s.xattr_flags, follow=st.booleans(), who=s.users)
     def setxattr(self, path: bytes, pair: tuple[bytes, bytes], flags: int, follow: bool, who: User) -> None:
         """setxattr(2), of ACLs too."""
-        times = not self._is_set(self._value("getxattr", path, pair[0]), pair[1])
+        times = not self._is_set(self._value("getxattr", path, pair[0], follow), pair[1])
         self.both("setxattr", path, *pair, flags, follow, user=who, times=times)
 
     @rule(path=s.paths, name=s.xattr_names, who=s.users)
@@ -425,9 +425,9 @@ class AgainstHost(RuleBasedStateMachine):
         outcome, value = self.host.run(ROOT, 0, "stat", path, follow)
         return value if outcome == "ok" and isinstance(value, tuple) else (0, 0, 0, 0, -1)
 
-    def _value(self, getter: str, where: bytes | int, name: bytes) -> object:
+    def _value(self, getter: str, where: bytes | int, name: bytes, *follow: bool) -> object:
         """Return the value of an attribute on the host, None if there is none."""
-        outcome, value = self.host.run(ROOT, 0, getter, where, name)
+        outcome, value = self.host.run(ROOT, 0, getter, where, name, *follow)
         return value if outcome == "ok" else None
 
     @staticmethod

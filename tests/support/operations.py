@@ -151,9 +151,9 @@ class Tree:
         """setxattr(2), lsetxattr(2)."""
         os.setxattr(self._at(path), name, value, flags, follow_symlinks=follow)
 
-    def getxattr(self, path: bytes, name: bytes) -> bytes:
-        """getxattr(2)."""
-        return os.getxattr(self._at(path), name)
+    def getxattr(self, path: bytes, name: bytes, follow: bool = True) -> bytes:
+        """getxattr(2), lgetxattr(2)."""
+        return os.getxattr(self._at(path), name, follow_symlinks=follow)
 
     def listxattr(self, path: bytes) -> list[str]:
         """listxattr(2), sorted."""
