@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -287,6 +288,33 @@ def test_a_file_that_comes_back_is_for_who_has_it_open_what_it_was_then(mounted:
         assert path.read_bytes() == b"now" + b"a" * (LENGTH - 3)
     finally:
         os.close(opened)
+
+
+def test_a_directory_that_comes_back_is_whole_though_somebody_works_in_what_it_was(mounted: Mounted) -> None:
+    """The kernel finds no name ever again in a directory that was removed, as long as it has it."""
+    top, goal = mounted.path, [Path("f"), Path("sub"), Path("sub/f")]
+
+    def names() -> list[Path]:
+        return sorted(path.relative_to(top / "d") for path in (top / "d").rglob("*"))
+
+    (top / "d" / "sub").mkdir(parents=True)
+    for directory in ("d", "d/sub"):
+        (top / directory / "f").write_text(directory)
+    txn = mounted.snapshot()
+    for _ in range(3):
+        held = [os.open(top / directory, os.O_RDONLY | os.O_DIRECTORY) for directory in ("d", "d/sub")]
+        try:
+            shutil.rmtree(top / "d")
+            mounted.ok("rollback", mounted.name, str(txn))
+            assert names() == goal
+            assert (top / "d" / "sub" / "f").read_text() == "d/sub"
+            (top / "d" / "new").mkdir()
+            (top / "d" / "new").rmdir()
+            assert sorted(entry.name for entry in os.scandir(top / "d")) == ["f", "sub"]
+        finally:
+            for descriptor in held:
+                os.close(descriptor)
+        assert names() == goal
 
 
 def test_a_directory_that_a_rollback_takes_away_is_empty_for_who_works_in_it(mounted: Mounted) -> None:

@@ -54,6 +54,7 @@ class LiveAttributes:
 
     def __init__(self) -> None:
         self._built: dict[int, tuple[Inode, pyfuse3.EntryAttributes]] = {}
+        self._renewed: dict[int, int] = {}
 
     def of(self, inode: Inode) -> pyfuse3.EntryAttributes:
         """Return the struct for an inode in the live tree; nobody may change it."""
@@ -61,11 +62,27 @@ class LiveAttributes:
         built = self._built.get(number)
         if built is not None and built[0] is inode:
             return built[1]
-        entry = attributes(inode, LIVE)
+        entry = self.build(inode)
         if len(self._built) >= _BUILT_MAX and built is None:
             self._built.clear()
         self._built[number] = (inode, entry)
         return entry
+
+    def build(self, inode: Inode, *, entry_timeout: float = CACHED_S) -> pyfuse3.EntryAttributes:
+        """Return a struct of its own for an inode in the live tree."""
+        entry = attributes(inode, LIVE, entry_timeout=entry_timeout)
+        entry.generation += self._renewed.get(inode.number, 0)
+        return entry
+
+    def renew(self, number: int) -> None:
+        """Make an inode another one to the kernel, under the same number, until it has forgotten both."""
+        self._renewed[number] = self._renewed.get(number, 0) + 1
+        self._built.pop(number, None)
+
+    def forget(self, number: int) -> None:
+        """Note that the kernel knows an inode no more."""
+        if self._renewed.pop(number, None) is not None:
+            self._built.pop(number, None)
 
 
 _BUILT_MAX: Final = 2048

@@ -33,6 +33,7 @@ import trio
 from tzfs import files, keys
 from tzfs.errors import CorruptRecord, FsError, NoEntry, Stale, TzfsError
 from tzfs.filesystem import Filesystem
+from tzfs.fuse.attributes import LiveAttributes
 from tzfs.fuse.handles import Handles, LookupCounts
 from tzfs.fuse.resync import NOW, Resync, StaleCaches, collect, path_of, store, write_out
 from tzfs.history import Restored
@@ -101,6 +102,7 @@ class Commands:
         flush: Callable[[], Awaitable[None]],
         known: LookupCounts,
         handles: Handles,
+        attributes: LiveAttributes,
         resync: Resync | None,
     ) -> None:
         """Serve `fs`; `known` and `handles` are what the kernel knows and has open. See `Operations`."""
@@ -108,6 +110,7 @@ class Commands:
         self._flush = flush
         self._known = known
         self._handles = handles
+        self._attributes = attributes
         self._resync = resync
         self._telling = trio.Lock()
         self._turn: Turn | None = None
@@ -126,7 +129,27 @@ class Commands:
     async def announce(self, restored: Restored) -> None:
         """Tell the kernel what a rollback changed."""
         known = self._let_go(restored.inodes)
+        self._renew_directories(known)
         await self._tell(collect(self._fs, restored, known, await self._names_of_strays(known)))
+
+    def _renew_directories(self, numbers: list[int]) -> None:
+        """Make those of the inodes new ones to the kernel that are directories, were removed, and are back.
+
+        What it has of a removed directory never finds a name again (S_DEAD in fs/namei.c), and it has that as
+        long as a program works there. Whoever does so must change to the directory anew.
+        """
+        present = self._fs.versions.before(self._fs.txn)
+        for number in numbers:
+            with contextlib.suppress(FsError):
+                inode = self._fs.getattr(number)
+                if inode.is_directory and inode.nlink and not self._had_name(number, present):
+                    self._attributes.renew(number)
+
+    def _had_name(self, number: int, at: int) -> bool:
+        try:
+            return self._fs.getattr(number, at=at).nlink > 0
+        except NoEntry:
+            return False
 
     async def _names_of_strays(self, numbers: list[int]) -> dict[int, tuple[int, bytes]]:
         """Return an entry of each of these inodes that has a name and knows none: its other one went.

@@ -105,10 +105,17 @@ class Operations(pyfuse3.Operations):
         self._handles = Handles()
         self.losses = Losses(self._handles)
         self._programs = Programs()
-        self.commands = Commands(fs, flush=flush, known=self._known, handles=self._handles, resync=resync)
+        self._attributes = LiveAttributes()
+        self.commands = Commands(
+            fs,
+            flush=flush,
+            known=self._known,
+            handles=self._handles,
+            attributes=self._attributes,
+            resync=resync,
+        )
         self._bulk = bulk
         self._no_entry = no_entry()
-        self._attributes = LiveAttributes()
 
     # --------------------------------------------------------------- helpers
 
@@ -122,7 +129,9 @@ class Operations(pyfuse3.Operations):
 
     def _entry(self, inode: Inode, view: int, entry_timeout: float) -> EntryAttributes:
         """Do so for an inode in any view."""
-        self._count(inode.number, view)
+        if view == LIVE:
+            return self._live_entry(inode)
+        self._views.hold(view)
         return attributes(inode, view, entry_timeout=entry_timeout)
 
     def _count(self, number: int, view: int) -> None:
@@ -180,6 +189,7 @@ class Operations(pyfuse3.Operations):
             elif self._known.subtract(st_ino, lookups):
                 self.losses.forget(st_ino)
                 self._handles.forget(st_ino)
+                self._attributes.forget(st_ino)
                 gone.append(st_ino)
         if gone and not self._fs.read_only:
             self._fs.release(gone)
@@ -377,7 +387,11 @@ class Operations(pyfuse3.Operations):
         handle = self._handles[fh]
         accepted = 0
         for cookie, name, (view, inode), timeout in self._listing(handle, start_id):
-            if not pyfuse3.readdir_reply(token, name, attributes(inode, view, entry_timeout=timeout), cookie):
+            if view == LIVE:
+                entry = self._attributes.build(inode, entry_timeout=timeout)
+            else:
+                entry = attributes(inode, view, entry_timeout=timeout)
+            if not pyfuse3.readdir_reply(token, name, entry, cookie):
                 self._views.forget(view, 0)
                 break
             if cookie > _DOTDOT:
