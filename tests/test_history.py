@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
-from support.faults import FaultyStore
+from support.faults import FaultyStore, Instead
 from tzfs import history, keys
 from tzfs.check import check
 from tzfs.errors import InputOutput, NoEntry, NoSpace, StoreFull
@@ -122,17 +122,13 @@ def test_snapshots_that_go_together_are_pruned_in_one_pass(store: Store) -> None
         fs.delete_snapshot(b"%d" % snapshot.txn)
     read = []
 
-    class Counting:
-        def __getattr__(self, name: str) -> object:
-            return getattr(store, name)
+    def scan(lower: bytes, upper: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        pairs = store.scan(lower, upper, limit)
+        if lower[:1] == keys.LOG:
+            read.extend(pairs)
+        return pairs
 
-        def scan(self, lower: bytes, upper: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-            pairs = store.scan(lower, upper, limit)
-            if lower[:1] == keys.LOG:
-                read.extend(pairs)
-            return pairs
-
-    fs.volume.store = Counting()  # type: ignore[assignment]
+    fs.volume.store = Instead(store, scan=scan)  # type: ignore[assignment]
     reclaim(fs)
     fs.volume.store = store
     assert check(fs) == []

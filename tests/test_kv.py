@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from support.faults import Instead
 from tzfs import tuning
 from tzfs.errors import StoreCorrupt, StoreError, StoreLocked, StoreMissing
 from tzfs.keys import DATA, HEAD, LOG, META, PAST, SPACES
@@ -354,22 +355,18 @@ def test_flush_and_compact_keep_the_content(database: Path) -> None:
 def test_who_comes_after_a_sync_has_no_need_of_another(
     database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Counting:
-        def __getattr__(self, name: str) -> object:
-            return getattr(engine, name)
-
-        def flush_wal(self, sync: bool) -> None:
-            synced.append(sync)
-            if errors:
-                raise errors.pop()
-            engine.flush_wal(sync)
+    def flush_wal(*, sync: bool) -> None:
+        synced.append(sync)
+        if errors:
+            raise errors.pop()
+        engine.flush_wal(sync=sync)
 
     synced: list[bool] = []
     errors: list[OSError] = []
     with closing(RocksStore.open(database)) as store:
         engine = store._database
         store.sync()
-        monkeypatch.setattr(store, "_database", Counting())
+        monkeypatch.setattr(store, "_database", Instead(engine, flush_wal=flush_wal))
         store.sync()
         assert synced == []
         store.write({b"ha": b"1"})

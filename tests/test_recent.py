@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.faults import Instead
 from tzfs import keys as table
 from tzfs import tuning
 from tzfs.errors import FsError, StoreError
@@ -80,17 +81,13 @@ def test_after_an_error_of_the_engine_the_engine_is_asked(
 ) -> None:
     """What a failed write has done is for the engine to say, once it is opened anew."""
 
-    class Broken:
-        def __getattr__(self, name: str) -> object:
-            return getattr(database, name)
-
-        def write(self, batch: object) -> None:
-            database.write(batch)
-            raise OSError("made, and reported as failed")
+    def write(batch: object) -> None:
+        database.write(batch)
+        raise OSError("made, and reported as failed")
 
     database = small._database
     small.write({b"ha": b"1"})
-    monkeypatch.setattr(small, "_database", Broken())
+    monkeypatch.setattr(small, "_database", Instead(database, write=write))
     with pytest.raises(StoreError):
         small.write({b"ha": b"2"})
     assert small.get(b"ha") == b"2"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pyfuse3
 from pyfuse3 import FUSEError
 
+from support.faults import Instead
 from support.kernel import Context, ReaddirBuffer
 from tzfs.filesystem import Filesystem
 from tzfs.fuse.operations import Operations
@@ -18,17 +19,6 @@ from tzfs.kv import MemoryStore
 ROOT = pyfuse3.ROOT_INODE
 SNAPSHOTS = SNAPSHOTS_VIEW << VIEW_SHIFT | ROOT
 CTX = Context(uid=1000, gid=1000, pid=os.getpid())
-
-
-class Instead:
-    """A filesystem with other methods in the place of some of its own."""
-
-    def __init__(self, fs: Filesystem, **methods: Callable[..., object]) -> None:
-        self.__dict__.update(methods)
-        self._fs = fs
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._fs, name)
 
 
 class Mount:

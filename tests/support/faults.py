@@ -1,8 +1,8 @@
-"""A store that fails when told to."""
+"""What stands in for another thing: a store that fails when told to, an object with methods exchanged."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from tzfs.errors import StoreFull
 from tzfs.kv import Store
@@ -48,3 +48,14 @@ class FaultyStore:
     def close(self) -> None:
         """See `Store.close`."""
         self.inner.close()
+
+
+class Instead:
+    """An object with other methods in the place of some of its own."""
+
+    def __init__(self, real: object, **methods: Callable[..., object]) -> None:
+        self.__dict__.update(methods)
+        self._real = real
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._real, name)

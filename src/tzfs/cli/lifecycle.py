@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     "--quota", type=SIZE, default=0, metavar="SIZE", help="Most bytes of content, history included."
 )
 @click.option("--inodes", type=click.IntRange(min=1), metavar="N", help="Most files and directories.")
-@click.option("--chunk-size", type=SIZE, show_default="16K", metavar="SIZE", help="A power of two.")
+@click.option("--chunk-size", type=SIZE, metavar="SIZE", help="A power of two.  [default: 16K]")
 @pass_state
 def create(state: State, name: str, quota: int, inodes: int | None, chunk_size: int | None) -> None:
     """Make an empty filesystem, and the store if there is none."""
